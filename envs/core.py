@@ -1,0 +1,402 @@
+"""The environment: a `gymnasium.Env` whose actions are assistant messages.
+
+An author subclasses `Env`, sets up an episode in `begin`, and writes tools as methods. The base
+runs the conversation (parallel calls in order, text without a call, budgets), records facts turn
+by turn, and lets the rubric price them. It holds no tokens and prices nothing itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+
+from ..core import (
+    Broken,
+    Episode,
+    Fault,
+    Ledger,
+    Message,
+    PalaestraError,
+    StopReason,
+    Task,
+    ToolCall,
+    ToolSpec,
+    Turn,
+    did_you_mean,
+)
+from ..parse import PARSERS
+from ..rewards.core import Rubric
+from .spaces import AssistantAction, Messages
+from .tasks import Tasks, check_split, find
+from .tools import Finish, ToolError, tools_of
+
+Observation = tuple[Message, ...]
+Step = tuple[Observation, float, bool, bool, dict[str, Any]]
+REMINDER = "No tool was called. Call one of: {tools}."
+
+
+class Facts(dict[str, Any]):
+    """What the environment states. Assign whole JSON values; do not mutate them in place."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.stated: dict[str, None] = {}
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.stated[key] = None
+
+
+@dataclass
+class _Run:
+    """The framework's part of an episode's state; every field but `facts` is immutable."""
+
+    episode: Episode
+    facts: Facts
+    ledger: Ledger
+    rng_state: dict[str, Any]
+    calls: int = 0
+    elapsed: float = 0.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A point of an episode to come back to. Opaque: only `restore` reads it."""
+
+    kind: str
+    run: _Run
+    own: Mapping[str, Any]
+    rng_state: Mapping[str, Any]
+
+
+class Env(gymnasium.Env[Observation, "Message | str"]):
+    """Base of all environments. Options are keyword arguments of `make`.
+
+    Args:
+        split: "train", "validation" or "test".
+        tasks: a source of tasks, or "FORMAT:PATH" for a published data set.
+        rewards: new weights for terms of the rubric, by name (0 switches a term off).
+        max_turns, max_tool_calls: budgets of an episode; each has its own StopReason.
+        time_limit: wall seconds per episode, checked between turns; None is no limit.
+        parser: the call grammar of raw-text actions.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
+    snapshot_kind: ClassVar[Literal["exact", "replay", "none"]] = "exact"
+    rubric: ClassVar[Rubric]
+    formats: ClassVar[Mapping[str, str]] = {}
+    """Data formats that `tasks="FORMAT:PATH"` accepts: name -> "module:function"."""
+    max_turns: int = 12
+    max_tool_calls: int = 64
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if taken := [name for name in tools_of(cls) if hasattr(Env, name)]:
+            raise TypeError(f"{cls.__name__}: a tool cannot be called {taken}: Env uses that name")
+
+    def __init__(
+        self,
+        *,
+        split: str = "train",
+        tasks: Tasks | str | None = None,
+        rewards: Mapping[str, float] | None = None,
+        max_turns: int | None = None,
+        max_tool_calls: int | None = None,
+        time_limit: float | None = None,
+        parser: str = "hermes",
+        render_mode: str | None = None,
+    ):
+        self.split = check_split(split)
+        self.max_turns = _positive("max_turns", self.max_turns if max_turns is None else max_turns)
+        calls = self.max_tool_calls if max_tool_calls is None else max_tool_calls
+        self.max_tool_calls = _positive("max_tool_calls", calls)
+        self.time_limit = time_limit
+        if parser not in PARSERS:
+            raise PalaestraError(f"no parser is called '{parser}'.{did_you_mean(parser, PARSERS)}")
+        self.parse = PARSERS[parser]
+        self.render_mode = render_mode
+        if rewards:
+            self.rubric = self.rubric.reweighted(rewards)  # type: ignore[misc]
+        self.tasks = self._load(tasks) if isinstance(tasks, str) else tasks or self.generate()
+        if not len(self.tasks):
+            raise PalaestraError(f"{type(self).__name__} was given no tasks")
+        self.tool_table = self.choose_tools()
+        self.tools: tuple[ToolSpec, ...] = tuple(t.spec for t in self.tool_table.values())
+        self.observation_space = Messages()
+        self.action_space = AssistantAction(self.tools)
+        self._run: _Run | None = None
+        self._fixed: frozenset[str] = frozenset()
+
+    # ---- what an author writes -------------------------------------------------------------
+
+    def generate(self) -> Tasks:
+        """The embedded tasks of `self.split`."""
+        raise PalaestraError(f"{type(self).__name__} has no embedded tasks; give tasks=FORMAT:PATH")
+
+    def begin(self, task: Task, rng: np.random.Generator) -> None:
+        """Set up an episode. What is assigned to `self` here is its state (see `snapshot`)."""
+
+    def on_text(self, message: Message) -> Message:
+        """The answer to a message without a tool call: a simulated user's, or this reminder."""
+        return Message("user", REMINDER.format(tools=", ".join(self.tool_table)))
+
+    def expert(self, rng: np.random.Generator) -> Message:
+        """The next action of someone who knows the gold, from the present state."""
+        raise PalaestraError(f"{type(self).__name__} has no expert")
+
+    def choose_tools(self) -> dict[str, Any]:
+        """The tools offered in this instance; all `@tool` methods unless narrowed."""
+        return dict(tools_of(type(self)))
+
+    # ---- Gymnasium's contract --------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode. `options["task"]` (a Task, index or id) picks the task, `seed` the rest."""
+        if not self._fixed:
+            self._fixed = frozenset(self.__dict__)
+        super().reset(seed=seed)
+        for name in set(self.__dict__) - self._fixed - _GYM_STATE:
+            delattr(self, name)
+        unknown = set(options or {}) - {"task"}
+        if unknown:
+            raise PalaestraError(f"reset knows the option 'task' only, got {sorted(unknown)}")
+        rng_state = copy.deepcopy(self.np_random.bit_generator.state)
+        wanted = (options or {}).get("task")
+        if wanted is None:
+            wanted = int(self.np_random.integers(len(self.tasks)))
+        task = find(self.tasks, wanted)
+        self._run = _Run(Episode(task, seed=seed or 0), Facts(), Ledger(), rng_state)
+        started = time.monotonic()
+        self.begin(task, self.np_random)
+        opening = self.opening(task)
+        self._run.episode = replace(self._run.episode, opening=opening, start=_frozen(self.facts))
+        self._run.elapsed = time.monotonic() - started
+        return opening, {**self._info(), "tools": [spec.to_openai() for spec in self.tools]}
+
+    def opening(self, task: Task) -> Observation:
+        """The messages that open the conversation; the task's own unless overridden."""
+        return task.messages
+
+    def step(self, action: Message | str) -> Step:
+        """Run one assistant message. See the module's docstring for the rules."""
+        run = self._running()
+        message = self._read(action)
+        started = time.monotonic()
+        run.facts.stated.clear()
+        stop: StopReason | None = None
+        fault: Fault | None = None
+        replies: list[Message] = []
+        try:
+            stop = self._converse(message, replies)
+        except Broken as broken:
+            stop, fault = StopReason.BROKEN, Fault(broken.culprit, broken.reason)
+        run.elapsed += time.monotonic() - started
+        return self._close_turn(message, tuple(replies), stop or self._over_budget(), fault)
+
+    def cut(self, stop: StopReason, message: Message | None = None) -> Step:
+        """End the episode from outside: the policy ran out of tokens or context.
+
+        `message` is what it had written; it is recorded and not acted upon.
+        """
+        self._running().facts.stated.clear()
+        return self._close_turn(message or Message("assistant"), (), stop, None)
+
+    def render(self) -> str:  # type: ignore[override]
+        """The conversation so far, as text."""
+        lines = []
+        for message in self.episode.conversation():
+            calls = [f"{c.name}({json.dumps(dict(c.arguments))})" for c in message.tool_calls]
+            lines.append(f"[{message.role}] " + " ".join(filter(None, [message.content, *calls])))
+        return "\n".join(lines)
+
+    # ---- state -----------------------------------------------------------------------------
+
+    @property
+    def facts(self) -> Facts:
+        """What is known about the episode so far; tools assign, rewards read."""
+        return self._current().facts
+
+    @property
+    def task(self) -> Task:
+        return self._current().episode.task
+
+    @property
+    def episode(self) -> Episode:
+        """The record so far."""
+        run = self._current()
+        return replace(run.episode, facts=_frozen(run.facts))
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._current().ledger
+
+    def snapshot(self) -> Snapshot:
+        """This point of the episode, to continue from later any number of times."""
+        if self.snapshot_kind == "none":
+            raise PalaestraError(f"{type(self).__name__} declares snapshot 'none': no way back")
+        run = self._current()
+        saved = replace(run, facts=copy.deepcopy(run.facts))
+        own = copy.deepcopy(self._own()) if self.snapshot_kind == "exact" else {}
+        state = copy.deepcopy(self.np_random.bit_generator.state)
+        return Snapshot(self.snapshot_kind, saved, own, state)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue from `snapshot` exactly as the episode would have."""
+        if snapshot.kind == "replay":
+            self._replay(snapshot)
+            return
+        for name in self._own():
+            delattr(self, name)
+        self.__dict__.update(copy.deepcopy(dict(snapshot.own)))
+        self._run = replace(snapshot.run, facts=copy.deepcopy(snapshot.run.facts))
+        self.np_random.bit_generator.state = copy.deepcopy(dict(snapshot.rng_state))
+
+    def _replay(self, snapshot: Snapshot) -> None:
+        record = snapshot.run.episode
+        self.reset(seed=record.seed, options={"task": record.task})
+        self.np_random.bit_generator.state = snapshot.run.rng_state
+        self.begin(record.task, self.np_random)
+        for turn in record.turns:
+            self.step(turn.message)
+
+    def _own(self) -> dict[str, Any]:
+        """What `begin` and the tools assigned: the author's part of the episode's state."""
+        return {k: v for k, v in self.__dict__.items() if k not in self._fixed | _GYM_STATE}
+
+    def _current(self) -> _Run:
+        if self._run is None:
+            raise gymnasium.error.ResetNeeded("call reset() before anything else")
+        return self._run
+
+    def _running(self) -> _Run:
+        run = self._current()
+        if run.episode.stop:
+            raise gymnasium.error.ResetNeeded("this episode is over: call reset()")
+        return run
+
+    # ---- one turn --------------------------------------------------------------------------
+
+    def _read(self, action: Message | str) -> Message:
+        if isinstance(action, str):
+            return self.parse(action)
+        if isinstance(action, Message) and action.role == "assistant":
+            return action
+        raise TypeError(f"an action is an assistant Message or its text, got {action!r:.100}")
+
+    def _converse(self, message: Message, replies: list[Message]) -> StopReason | None:
+        run = self._running()
+        if not message.tool_calls:
+            replies.append(self.on_text(message))
+            return None
+        ended: StopReason | None = None
+        errors = []
+        for index, call in enumerate(message.tool_calls):
+            call_id = call.id or f"call_{index}"
+            if ended:
+                text = f"Not run: the episode had ended ({ended})."
+            else:
+                run.calls += 1
+                text, ended, error = self._call(call)
+                errors += [error] if error else []
+                if not ended and run.calls >= self.max_tool_calls:
+                    ended = StopReason.MAX_TOOL_CALLS
+            replies.append(Message("tool", text, tool_call_id=call_id))
+        self.facts["tool_error"] = " ".join(errors)
+        return ended
+
+    def _call(self, call: ToolCall) -> tuple[str, StopReason | None, str]:
+        """The reply to one call, whether it ended the episode, and the model's error in it."""
+        try:
+            if call.error:
+                raise ToolError(call.error)
+            tool = self.tool_table.get(call.name)
+            if tool is None:
+                names = ", ".join(self.tool_table)
+                raise ToolError(f"there is no tool '{call.name[:80]}'. Tools: {names}.")
+            result = getattr(self, tool.method)(**tool.bind(call.arguments))
+        except ToolError as error:
+            return f"Error: {error}", None, str(error)
+        except Finish as finish:
+            return str(finish) or "Done.", StopReason.FINISHED, ""
+        return result if isinstance(result, str) else json.dumps(result, default=str), None, ""
+
+    def _over_budget(self) -> StopReason | None:
+        run = self._current()
+        if len(run.episode.turns) + 1 >= self.max_turns:
+            return StopReason.MAX_TURNS
+        if self.time_limit is not None and run.elapsed > self.time_limit:
+            return StopReason.TIME_LIMIT
+        return None
+
+    def _close_turn(
+        self, message: Message, replies: Observation, stop: StopReason | None, fault: Fault | None
+    ) -> Step:
+        run = self._current()
+        changed = _frozen({name: run.facts[name] for name in run.facts.stated})
+        run.episode = replace(
+            run.episode,
+            turns=(*run.episode.turns, Turn(message, replies, changed)),
+            stop=stop,
+            error=fault,
+        )
+        run.ledger = run.ledger.extend(self.rubric.turn(self.episode))
+        reward = run.ledger.paid(len(run.episode.turns) - 1)
+        terminated = stop is StopReason.FINISHED
+        return replies, reward, terminated, bool(stop) and not terminated, self._info()
+
+    def _info(self) -> dict[str, Any]:
+        run = self._current()
+        return {
+            "task": run.episode.task.id,
+            "ledger": run.ledger,
+            "valid": run.ledger.valid,
+            "stop": str(run.episode.stop or ""),
+        }
+
+    def _load(self, spec: str) -> Tasks:
+        """Tasks from "FORMAT:PATH"."""
+        import importlib
+
+        name, colon, path = spec.partition(":")
+        if not colon or not path:
+            raise PalaestraError(f"tasks='{spec}' is not of the form FORMAT:PATH")
+        if name not in self.formats:
+            raise PalaestraError(
+                f"{type(self).__name__} reads no format '{name}'.{did_you_mean(name, self.formats)}"
+            )
+        module, _, function = self.formats[name].partition(":")
+        return getattr(importlib.import_module(module), function)(path)  # type: ignore[no-any-return]
+
+
+_GYM_STATE = frozenset({"_np_random", "_np_random_seed"})
+
+
+def _frozen(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(dict(facts))
+
+
+def _positive(name: str, value: int) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise PalaestraError(f"{name} must be a whole number above 0, got {value!r}")
+    return value
+
+
+def options_of(cls: type[Env]) -> dict[str, inspect.Parameter]:
+    """The keyword options that `make` accepts for an environment class."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in reversed(cls.__mro__):
+        if "__init__" in vars(base) and issubclass(base, Env):
+            for name, parameter in inspect.signature(base).parameters.items():
+                if parameter.kind is parameter.KEYWORD_ONLY:
+                    found[name] = parameter
+    return found

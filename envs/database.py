@@ -1,0 +1,145 @@
+"""A SQLite database that a policy can query and cannot change.
+
+Read-only by construction, three times over: the file is opened `mode=ro` (an image lives in
+memory), `query_only` is on, and an authorizer admits SELECT and reads alone, so that ATTACH, PRAGMA
+and every write are refused before they run. A runaway query is stopped by a progress handler.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core import PalaestraError
+
+Cell = None | int | float | str | bytes
+Row = tuple[Cell, ...]
+
+_ADMITTED = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+}
+_FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "writefile", "readfile", "edit"}
+MAX_CELL = 1_000_000
+
+
+class QueryError(Exception):
+    """A query that failed; the text is fit for the model to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Rows of a query. `more` says that rows were left out; `tables` were read to make them."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    more: bool = False
+    tables: frozenset[str] = frozenset()
+
+
+class Database:
+    """One read-only connection. Made of a file's path, or of a serialized image.
+
+    Args:
+        timeout: seconds after which a query is stopped.
+    """
+
+    def __init__(self, source: Path | bytes, timeout: float = 2.0):
+        self.timeout = timeout
+        self._deadline = 0.0
+        self._touched: set[str] = set()
+        self._db = _connect(source)
+        self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL)
+        self._db.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 100_000)
+        self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        self.schema = _read_schema(self._db)
+        self._db.execute("PRAGMA query_only = ON")
+        self._db.set_authorizer(self._authorize)
+        self._db.set_progress_handler(lambda: time.monotonic() > self._deadline, 10_000)
+
+    def query(self, sql: str, limit: int = 1000) -> Result:
+        """Run one SELECT and return at most `limit` rows; raises QueryError, never changes data."""
+        self._deadline = time.monotonic() + self.timeout
+        self._touched = set()
+        try:
+            cursor = self._db.execute(sql)
+            if cursor.description is None:
+                raise QueryError("this is no query: it returns no rows; write a SELECT")
+            rows = cursor.fetchmany(limit + 1)
+            columns = tuple(column[0] for column in cursor.description)
+        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+            raise QueryError(self._explain(str(error))) from None
+        return Result(columns, tuple(rows[:limit]), len(rows) > limit, frozenset(self._touched))
+
+    def _authorize(self, action: int, arg1: Any, arg2: Any, db: Any, trigger: Any) -> int:
+        if action == sqlite3.SQLITE_READ:
+            self._touched.add(str(arg1).lower())
+        if action not in _ADMITTED:
+            return sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_FUNCTION and str(arg2).lower() in _FORBIDDEN_FUNCTIONS:
+            return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
+
+    def _explain(self, error: str) -> str:
+        """SQLite's message with a hint: what is allowed, or the names that come near."""
+        if "not authorized" in error or "prohibited" in error:
+            return f"{error}: this database is read-only; only SELECT is allowed"
+        if error == "interrupted":
+            return f"the query was stopped after {self.timeout:g} seconds"
+        missing = re.search(r"no such (column|table): (\S+)", error)
+        if missing is None:
+            return error
+        name = missing.group(2).split(".")[-1].strip("\"`[]'")
+        known = set(self.schema)
+        if missing.group(1) == "column":
+            known = {column for columns in self.schema.values() for column in columns}
+        near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+        names = ", ".join(near or sorted(known)[:20])
+        return f"{error}. {'Near' if near else 'Known'} {missing.group(1)} names: {names}"
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Database:
+        return self  # nothing can change in it: sharing is copying
+
+
+def _connect(source: Path | bytes) -> sqlite3.Connection:
+    """Episodes step in changing threads, one at a time: hence check_same_thread=False."""
+    if isinstance(source, bytes):
+        db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        db.deserialize(source)
+        return db
+    if not source.is_file():
+        raise PalaestraError(f"there is no database file {source}")
+    uri = f"{source.resolve().as_uri()}?mode=ro&immutable=1"
+    db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+    try:
+        db.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.DatabaseError as error:
+        raise PalaestraError(f"{source} is not a readable SQLite database ({error})") from None
+    return db
+
+
+def _read_schema(db: sqlite3.Connection) -> Mapping[str, tuple[str, ...]]:
+    """Column names by table, in the order of definition."""
+    names = db.execute(
+        "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') "
+        "AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+    ).fetchall()
+    return {
+        name: tuple(row[1] for row in db.execute(f'PRAGMA table_info("{_quote(name)}")'))
+        for (name,) in names
+    }
+
+
+def _quote(name: str) -> str:
+    return name.replace('"', '""')

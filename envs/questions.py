@@ -1,0 +1,148 @@
+"""What Search and SQL share: questions over a fictional world, their facts, and a scripted expert.
+
+A chain of hops leads from the question to the answer. The environment states which hops have been
+seen, which intermediate objects the agent went on to use, and whether the answer is right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core import Message, PalaestraError, Task, calling, system, user
+from ..rewards.answer import exact_match, token_f1
+from .core import Env
+from .tasks import Generated, Tasks
+from .world import CHAINS, Hop, Names, World, make_world
+
+
+class QuestionEnv(Env):
+    """Base of the question-answering environments.
+
+    Args:
+        hops: how many steps a question may need; drawn uniformly from this list (1 to 3).
+        names: "pool" (300 known words) or "fresh" (names that no pool world has).
+        questions: how many tasks a split has; `per_world` of them share one world.
+        world_seed: another number gives other worlds.
+        silent: tools answer nothing; a control that shows whether answers are read or remembered.
+    """
+
+    instruction = "Answer the question with the tools."
+
+    def __init__(
+        self,
+        *,
+        hops: Sequence[int] = (1, 2, 3),
+        names: Names = "pool",
+        questions: int = 10_000,
+        per_world: int = 20,
+        world_seed: int = 0,
+        silent: bool = False,
+        **options: Any,
+    ):
+        self.hops = tuple(hops)
+        if not self.hops or not set(self.hops) <= set(CHAINS):
+            raise PalaestraError(f"hops are numbers from {sorted(CHAINS)}, got {list(self.hops)}")
+        self.names, self.questions, self.per_world = names, questions, per_world
+        self.world_seed, self.silent = world_seed, silent
+        super().__init__(**options)
+
+    def generate(self) -> Tasks:
+        return Generated(self._make_task, self.questions)
+
+    def _make_task(self, index: int) -> Task:
+        key = (self.world_seed, self.split, index // self.per_world, self.names)
+        rng = np.random.default_rng([self.world_seed, index, 7])
+        question = make_world(*key).question(rng, self.hops[int(rng.integers(len(self.hops)))])
+        chain = [
+            {"subject": h.subject, "relation": h.relation, "object": h.object, "doc_id": h.doc_id}
+            for h in question.hops
+        ]
+        return Task(
+            id=f"world-{self.split}-{index}",
+            env=self.env_id,
+            split=self.split,
+            messages=(system(self.instruction), user(question.text)),
+            data={"world": list(key)},
+            gold={"answers": [question.answer], "chain": chain},
+            seed=index,
+            tags=(f"{len(chain)}-hop",),
+        )
+
+    env_id = ""
+
+    def world(self, task: Task) -> World:
+        return make_world(*task.data["world"])
+
+    # ---- facts -----------------------------------------------------------------------------
+
+    def open_facts(self) -> None:
+        """State what is true before the first turn."""
+        self.facts["seen_hops"] = []
+        self.facts["used_bridges"] = []
+
+    def note_seen(self, hops: Sequence[int]) -> None:
+        """State that the objects of these hops of the gold chain have been shown."""
+        seen = self.facts["seen_hops"]
+        if new := [hop for hop in hops if hop not in seen]:
+            self.facts["seen_hops"] = sorted([*seen, *new])
+
+    def note_used(self, text: str) -> None:
+        """State which intermediate objects, shown before, the agent now builds upon."""
+        chain, used = self.task.gold.get("chain", ()), self.facts["used_bridges"]
+        new = [
+            hop
+            for hop in self.facts["seen_hops"]
+            if hop < len(chain) - 1 and hop not in used and mentions(text, chain[hop]["object"])
+        ]
+        if new:
+            self.facts["used_bridges"] = sorted([*used, *new])
+
+    def note_answer(self, text: str) -> None:
+        """State the answer and how it compares with the golds."""
+        golds = self.task.gold["answers"]
+        self.facts["answer"] = text
+        self.facts["solved"] = bool(exact_match(text, golds))
+        self.facts["f1"] = round(token_f1(text, golds), 6)
+
+    # ---- the expert ------------------------------------------------------------------------
+
+    def expert(
+        self, rng: np.random.Generator, haste: float = 0.0, slips: float = 0.0
+    ) -> Message:
+        """Look up the first hop not seen yet, say what the last one gave, answer at the end.
+
+        With probability `haste` it answers with an intermediate object instead of going on; with
+        probability `slips` it makes a wrong look-up first. Both make an imperfect demonstrator.
+        """
+        chain = [Hop(**hop) for hop in self.task.gold["chain"]]
+        seen = self.facts["seen_hops"]
+        at = next((i for i in range(len(chain)) if i not in seen), len(chain))
+        thought = f"{chain[at - 1].relation}: {chain[at - 1].object}." if at else ""
+        if at == len(chain) or (at and rng.random() < haste):
+            return self.answering(thought, chain[:at])
+        if rng.random() < slips:
+            return self.slip(thought, chain[at], rng)
+        return self.look_up(thought, chain[at])
+
+    def answering(self, thought: str, chain: Sequence[Hop]) -> Message:
+        """The message that answers with the object of the last hop of `chain`."""
+        return calling("answer", thought, text=chain[-1].object)
+
+    def look_up(self, thought: str, hop: Hop) -> Message:
+        raise NotImplementedError
+
+    def slip(self, thought: str, hop: Hop, rng: np.random.Generator) -> Message:
+        raise NotImplementedError
+
+    def _call(self, call: Any) -> Any:
+        text, stop, error = super()._call(call)
+        return ("" if self.silent else text), stop, error
+
+
+def mentions(text: str, name: str) -> bool:
+    """Whether `name` occurs in `text` as whole words, case ignored."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None

@@ -1,0 +1,71 @@
+"""The table of environments, and `make` / `register` for them.
+
+An entry is a string, so that listing environments imports none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import gymnasium
+
+from ..core import PalaestraError, did_you_mean
+from .core import Env, options_of
+
+ENVS: dict[str, str] = {
+    "palaestra/Stockroom-v0": "palaestra.envs.stockroom:Stockroom",
+    "palaestra/Search-v0": "palaestra.envs.search:Search",
+    "palaestra/SQL-v0": "palaestra.envs.sql:SQL",
+}
+_OPTIONS: dict[str, dict[str, Any]] = {}
+
+
+def register(id: str, entry_point: str, **options: Any) -> None:
+    """Add an environment: `register("me/Mine-v0", "my_package.mine:Mine", split="test")`.
+
+    It can then be made by `palaestra.make`, by `gymnasium.make`, and on the command line.
+    """
+    if ":" not in entry_point:
+        raise PalaestraError(f"entry_point is 'module:Class', got '{entry_point}'")
+    ENVS[id] = entry_point
+    _OPTIONS[id] = options
+    if id not in gymnasium.registry:
+        gymnasium.register(id, entry_point=entry_point, kwargs=options)
+
+
+def make(id: str, **options: Any) -> Env:
+    """The bare environment (no Gymnasium wrappers); `module:id` imports the module first."""
+    cls = env_class(id)
+    id = id.rpartition(":")[2]
+    given = {**_OPTIONS.get(id, {}), **options}
+    known = options_of(cls)
+    for name in given:
+        if name not in known:
+            raise PalaestraError(f"{id} has no option '{name}'.{did_you_mean(name, known)}")
+    return cls(**given)
+
+
+def env_class(id: str) -> type[Env]:
+    """The class behind an id; an unknown id is refused with the nearest known ones."""
+    module, _, id = id.rpartition(":")
+    if module:
+        import_module(module)
+    if id not in ENVS:
+        raise PalaestraError(f"no environment is called '{id}'.{did_you_mean(id, ENVS)}")
+    path, _, name = ENVS[id].partition(":")
+    return getattr(import_module(path), name)  # type: ignore[no-any-return]
+
+
+def import_module(name: str) -> Any:
+    """Import, or say in a sentence what is missing."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise PalaestraError(f"cannot import '{name}': {error}") from None
+
+
+def register_all() -> None:
+    for id, entry_point in ENVS.items():
+        if id not in gymnasium.registry:
+            gymnasium.register(id, entry_point=entry_point)
