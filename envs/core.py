@@ -54,6 +54,16 @@ class Facts(dict[str, Any]):
         super().__setitem__(key, value)
         self.stated[key] = None
 
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError(f"the fact '{key}' was stated; state another value, it cannot be unsaid")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Facts, (dict(self),)
+
 
 @dataclass
 class _Run:
@@ -62,7 +72,6 @@ class _Run:
     episode: Episode
     facts: Facts
     ledger: Ledger
-    rng_state: dict[str, Any]
     calls: int = 0
     elapsed: float = 0.0
 
@@ -74,7 +83,7 @@ class Snapshot:
     kind: str
     run: _Run
     own: Mapping[str, Any]
-    rng_state: Mapping[str, Any]
+    """The author's state and the generator, copied together: what they share stays shared."""
 
 
 class Env(gymnasium.Env[Observation, "Message | str"]):
@@ -132,6 +141,8 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
         self.tools: tuple[ToolSpec, ...] = tuple(t.spec for t in self.tool_table.values())
         self.observation_space = Messages()
         self.action_space = AssistantAction(self.tools)
+        if taken := [name for name in self.tool_table if name in self.__dict__]:
+            raise TypeError(f"{type(self).__name__}: a tool cannot be called {taken}: Env uses it")
         self._run: _Run | None = None
         self._fixed: frozenset[str] = frozenset()
 
@@ -161,21 +172,25 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode. `options["task"]` (a Task, index or id) picks the task, `seed` the rest."""
-        if not self._fixed:
-            self._fixed = frozenset(self.__dict__)
-        super().reset(seed=seed)
-        for name in set(self.__dict__) - self._fixed - _GYM_STATE:
-            delattr(self, name)
+        """Start an episode. `options["task"]` (a Task, index or id) picks the task, `seed` the rest.
+
+        Without a seed, one is drawn from the present generator; `episode.seed` tells which. Without
+        a task the seed picks one, by a draw of its own: naming that task gives the same episode.
+        """
+        self._fix()
         unknown = set(options or {}) - {"task"}
         if unknown:
             raise PalaestraError(f"reset knows the option 'task' only, got {sorted(unknown)}")
-        rng_state = copy.deepcopy(self.np_random.bit_generator.state)
+        if seed is None:
+            seed = int(self.np_random.integers(2**31))
+        super().reset(seed=seed)
+        for name in self._own():
+            delattr(self, name)
         wanted = (options or {}).get("task")
         if wanted is None:
-            wanted = int(self.np_random.integers(len(self.tasks)))
+            wanted = int(np.random.default_rng([seed, 1]).integers(len(self.tasks)))
         task = find(self.tasks, wanted)
-        self._run = _Run(Episode(task, seed=seed or 0), Facts(), Ledger(), rng_state)
+        self._run = _Run(Episode(task, seed=seed), Facts(), Ledger())
         started = time.monotonic()
         self.begin(task, self.np_random)
         opening = self.opening(task)
@@ -246,28 +261,30 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
             raise PalaestraError(f"{type(self).__name__} declares snapshot 'none': no way back")
         run = self._current()
         saved = replace(run, facts=copy.deepcopy(run.facts))
-        own = copy.deepcopy(self._own()) if self.snapshot_kind == "exact" else {}
-        state = copy.deepcopy(self.np_random.bit_generator.state)
-        return Snapshot(self.snapshot_kind, saved, own, state)
+        exact = self.snapshot_kind == "exact"
+        own = copy.deepcopy({**self._own(), "_np_random": self.np_random}) if exact else {}
+        return Snapshot(self.snapshot_kind, saved, own)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from `snapshot` exactly as the episode would have."""
         if snapshot.kind == "replay":
             self._replay(snapshot)
             return
+        self._fix()
         for name in self._own():
             delattr(self, name)
         self.__dict__.update(copy.deepcopy(dict(snapshot.own)))
         self._run = replace(snapshot.run, facts=copy.deepcopy(snapshot.run.facts))
-        self.np_random.bit_generator.state = copy.deepcopy(dict(snapshot.rng_state))
 
     def _replay(self, snapshot: Snapshot) -> None:
         record = snapshot.run.episode
         self.reset(seed=record.seed, options={"task": record.task})
-        self.np_random.bit_generator.state = snapshot.run.rng_state
-        self.begin(record.task, self.np_random)
         for turn in record.turns:
             self.step(turn.message)
+
+    def _fix(self) -> None:
+        """What `__init__` assigned is no state of an episode: known at the first episode."""
+        self._fixed = self._fixed or frozenset(self.__dict__)
 
     def _own(self) -> dict[str, Any]:
         """What `begin` and the tools assigned: the author's part of the episode's state."""

@@ -11,6 +11,12 @@ import numpy as np
 from .world import Document
 
 _TOKEN = re.compile(r"\w+")
+_STOPWORDS = frozenset(
+    """a an and are as at be but by for if in into is it no not of on or such that the their then
+    there these they this to was will with what which who whom whose when where why how do does did
+    """.split()
+)
+"""Lucene's English list and the words that ask: they tell nothing about a document."""
 
 
 class Corpus:
@@ -29,8 +35,13 @@ class Corpus:
         self._index.index(tokens, show_progress=False)
 
     def search(self, query: str, k: int) -> list[Document]:
-        """The at most `k` best documents that share a word with the query, best first."""
-        words = [word for word in tokenize(query) if word in self._index.vocab_dict]
+        """The at most `k` best documents that share a word with the query, best first.
+
+        Stopwords count only in a query that has nothing else, so that a film called "It" is found.
+        """
+        asked = tokenize(query)
+        telling = [word for word in asked if word not in _STOPWORDS] or asked
+        words = [word for word in telling if word in self._index.vocab_dict]
         if not words:
             return []
         scores = self._index.get_scores(words)

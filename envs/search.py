@@ -16,6 +16,7 @@ from ..rewards.evidence import chain_items, evidence_gain
 from ..rewards.outcome import errors, solved, waste
 from .questions import QuestionEnv
 from .retrieval import Corpus
+from .sources.musique import read_corpus
 from .tools import Finish, ToolError, tool
 from .world import Document, Hop, make_world
 
@@ -46,7 +47,8 @@ class Search(QuestionEnv):
         super().__init__(**options)
 
     def begin(self, task: Task, rng: np.random.Generator) -> None:
-        self.corpus = task.data.get("corpus") or _world_corpus(*task.data["world"])
+        path = task.data.get("corpus_path")
+        self.corpus = read_corpus(path) if path else _world_corpus(*task.data["world"])
         self.read: tuple[str, ...] = ()
         self.shown: tuple[str, ...] = ()
         self.open_facts()

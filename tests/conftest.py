@@ -1,0 +1,72 @@
+"""What all tests share: one thread, no network, and no silent skip."""
+
+import os
+
+# Before the first import of torch, which reads them once. A second thread makes small models slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from collections import Counter
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+MARKS = ("docker", "postgres", "vllm", "browser", "slow")
+# What .ci/run provides: there, a skip of such a test is a failure. "default" is a test without a mark.
+CI_RUNS = {"default", "slow"}
+IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
+
+ROOT = Path(__file__).parents[1]
+# Published benchmarks are not part of the repository; a test that reads them takes `shared`.
+SHARED = Path(os.environ.get("PALAESTRA_SHARED", ROOT.parent / "shared")).resolve()
+HAVE_SHARED = (SHARED / "data").is_dir()
+
+# Timing differs on a shared machine, the examples must not.
+hypothesis.settings.register_profile("palaestra", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("palaestra")
+
+seconds: Counter[str] = Counter()
+tests: Counter[str] = Counter()
+
+
+@pytest.fixture
+def shared():
+    """The folder of published benchmarks: `shared / "data/sql/spider_dev"`."""
+    if not HAVE_SHARED:
+        pytest.skip(f"no published benchmarks at {SHARED}; name their folder in PALAESTRA_SHARED")
+    return SHARED
+
+
+def marks_of(item) -> set[str]:
+    return {mark for mark in MARKS if item.get_closest_marker(mark)} or {"default"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    for mark in marks_of(item):
+        seconds[mark] += report.duration
+        tests[mark] += report.when == "call"
+    expected = hasattr(report, "wasxfail") or ("shared" in item.fixturenames and not HAVE_SHARED)
+    if IN_CI and report.skipped and not expected and marks_of(item) <= CI_RUNS:
+        report.outcome = "failed"
+        report.longrepr = f"CI must run this test, but it was skipped: {report.longrepr[2]}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    if IN_CI and report.skipped:  # its marks are unknown, so it may hide tests that CI must run
+        report.outcome = "failed"
+        report.longrepr = f"a whole file was skipped; skip inside its tests: {report.longrepr[2]}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.section("seconds per mark")
+    for mark, spent in seconds.most_common():
+        terminalreporter.write_line(f"{mark:10}{spent:8.1f} s{tests[mark]:6} tests")
