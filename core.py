@@ -108,11 +108,48 @@ def _call_from_openai(wire: Mapping[str, Any]) -> ToolCall:
     arguments = function.get("arguments") or "{}"
     try:
         parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         return ToolCall(function["name"], {}, wire.get("id", ""), f"arguments: not JSON ({error})")
     if not isinstance(parsed, Mapping):
         return ToolCall(function["name"], {}, wire.get("id", ""), "arguments: not a JSON object")
+    if flaw := flaw_in(parsed):
+        return ToolCall(function["name"], {}, wire.get("id", ""), f"arguments: {flaw}")
     return ToolCall(function["name"], dict(parsed), wire.get("id", ""))
+
+
+MAX_DEPTH = 32
+
+
+def flaw_in(value: Any) -> str:
+    """Why JSON that a model wrote is unfit to be passed on, or "" when it is fit.
+
+    Python reads more than can be written again: "\\ud800" becomes text that has no encoding, 1e999
+    becomes infinity, and deep nesting breaks whoever walks it later.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        deeper: list[Any] = []
+        for each in level:
+            if isinstance(each, Mapping):
+                deeper += [*each, *each.values()]
+            elif isinstance(each, (list, tuple)):
+                deeper += each
+            elif isinstance(each, str) and not _encodable(each):
+                return "a text has half of a surrogate pair in it"
+            elif isinstance(each, float) and not math.isfinite(each):
+                return f"{each} is not a number that JSON knows"
+        if not deeper:
+            return ""
+        level = deeper
+    return f"nested more than {MAX_DEPTH} levels deep"
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def system(content: str) -> Message:

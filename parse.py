@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .core import Message, ToolCall
+from .core import Message, ToolCall, flaw_in
 
 Parser = Callable[[str], Message]
 
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
-_THINK = re.compile(r"\A\s*(?:<think>)?(.*?)</think>\s*", re.DOTALL)
+_MARKS = ("<tool_call>", "</tool_call>", "</think>")
 _ARRIVES = 'a call is <tool_call>{"name": ..., "arguments": {...}}</tool_call>'
 
 
@@ -26,9 +26,10 @@ def hermes(text: str) -> Message:
     >>> hermes('<tool_call>{"name": "look", "arguments": {"shelf": 1}}</tool_call>').tool_calls
     (ToolCall(name='look', arguments={'shelf': 1}, id='call_0', error=''),)
     """
-    reasoning, rest = "", text
-    if thought := _THINK.match(text):
-        reasoning, rest = thought.group(1).strip(), text[thought.end() :]
+    thought, closed, rest = text.partition("</think>")
+    if not closed:
+        thought, rest = "", text
+    reasoning = thought.strip().removeprefix("<think>").strip()
     calls = tuple(_call(match.group(1), i) for i, match in enumerate(_CALL.finditer(rest)))
     content = _CALL.sub("", rest).strip()
     return Message("assistant", content, reasoning, calls, raw=text)
@@ -46,6 +47,8 @@ def _read_call(body: str) -> tuple[str, dict[str, Any], str]:
         return "", {}, f"this tool call is not valid JSON ({str(error)[:200]}); {_ARRIVES}"
     if not isinstance(wire, dict) or not isinstance(wire.get("name"), str):
         return "", {}, f"this tool call names no tool; {_ARRIVES}"
+    if flaw := flaw_in(wire):
+        return "", {}, f"this tool call cannot be used: {flaw}"
     arguments = wire.get("arguments", {})
     if isinstance(arguments, str):  # some models quote the object once more
         try:
@@ -53,7 +56,9 @@ def _read_call(body: str) -> tuple[str, dict[str, Any], str]:
         except (ValueError, RecursionError):
             arguments = None
     if not isinstance(arguments, dict):
-        return wire["name"], {}, f"the arguments of '{wire['name']}' are not a JSON object"
+        return wire["name"], {}, f"the arguments of '{wire['name'][:80]}' are not a JSON object"
+    if flaw := flaw_in(arguments):
+        return wire["name"], {}, f"the arguments of '{wire['name'][:80]}' cannot be used: {flaw}"
     return wire["name"], arguments, ""
 
 
@@ -67,5 +72,8 @@ def to_hermes(message: Message) -> str:
         parts.append(message.content)
     for call in message.tool_calls:
         wire = {"name": call.name, "arguments": dict(call.arguments)}
-        parts.append(f"<tool_call>\n{json.dumps(wire, ensure_ascii=False)}\n</tool_call>")
+        body = json.dumps(wire, ensure_ascii=False)
+        if any(mark in body for mark in _MARKS):  # quoted by the model: must not end the call
+            body = body.replace("<", "\\u003c")
+        parts.append(f"<tool_call>\n{body}\n</tool_call>")
     return "\n".join(parts)

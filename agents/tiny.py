@@ -37,8 +37,9 @@ TEMPLATE = (
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
 )
 SPECIAL = ("<|im_end|>", "<|im_start|>", "<|pad|>")
-WHOLE = r"[A-Z][a-z]+|\bd\d+\b|\d+"
-"""Capitalised words, document ids and numbers: each is one piece, never merged with others."""
+WHOLE = r"[A-Z][a-z]+|\bd\d+\b|\d+|\. | is the | of the | of "
+"""What is one piece, never merged with its neighbours: capitalised words, document ids, numbers,
+and the joints between them, so that a relation is the same token in questions and documents."""
 
 
 def build(

@@ -108,7 +108,7 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if taken := [name for name in tools_of(cls) if hasattr(Env, name)]:
+        if taken := [name for name in tools_of(cls) if hasattr(Env, name)]:  # type: ignore[arg-type]
             raise TypeError(f"{cls.__name__}: a tool cannot be called {taken}: Env uses that name")
 
     def __init__(
@@ -165,14 +165,14 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
 
     def choose_tools(self) -> dict[str, Any]:
         """The tools offered in this instance; all `@tool` methods unless narrowed."""
-        return dict(tools_of(type(self)))
+        return dict(tools_of(type(self)))  # type: ignore[arg-type]
 
     # ---- Gymnasium's contract --------------------------------------------------------------
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode. `options["task"]` (a Task, index or id) picks the task, `seed` the rest.
+        """Start an episode. `options["task"]` (a Task, index, id) picks the task, `seed` the rest.
 
         Without a seed, one is drawn from the present generator; `episode.seed` tells which. Without
         a task the seed picks one, by a draw of its own: naming that task gives the same episode.
@@ -226,7 +226,7 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
         self._running().facts.stated.clear()
         return self._close_turn(message or Message("assistant"), (), stop, None)
 
-    def render(self) -> str:  # type: ignore[override]
+    def render(self) -> str:
         """The conversation so far, as text."""
         lines = []
         for message in self.episode.conversation():
@@ -279,8 +279,9 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
     def _replay(self, snapshot: Snapshot) -> None:
         record = snapshot.run.episode
         self.reset(seed=record.seed, options={"task": record.task})
-        for turn in record.turns:
+        for turn in record.turns[: -1 if record.stop else None]:  # the end itself is not acted out
             self.step(turn.message)
+        self._run = replace(snapshot.run, facts=copy.deepcopy(snapshot.run.facts))
 
     def _fix(self) -> None:
         """What `__init__` assigned is no state of an episode: known at the first episode."""
@@ -307,7 +308,9 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
         if isinstance(action, str):
             return self.parse(action)
         if isinstance(action, Message) and action.role == "assistant":
-            return action
+            calls = enumerate(action.tool_calls)  # replies point at ids, so every call gets one
+            named = (call if call.id else replace(call, id=f"call_{i}") for i, call in calls)
+            return replace(action, tool_calls=tuple(named))
         raise TypeError(f"an action is an assistant Message or its text, got {action!r:.100}")
 
     def _converse(self, message: Message, replies: list[Message]) -> StopReason | None:
@@ -317,8 +320,7 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
             return None
         ended: StopReason | None = None
         errors = []
-        for index, call in enumerate(message.tool_calls):
-            call_id = call.id or f"call_{index}"
+        for call in message.tool_calls:
             if ended:
                 text = f"Not run: the episode had ended ({ended})."
             else:
@@ -327,7 +329,7 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
                 errors += [error] if error else []
                 if not ended and run.calls >= self.max_tool_calls:
                     ended = StopReason.MAX_TOOL_CALLS
-            replies.append(Message("tool", text, tool_call_id=call_id))
+            replies.append(Message("tool", text, tool_call_id=call.id))
         self.facts["tool_error"] = " ".join(errors)
         return ended
 

@@ -29,6 +29,8 @@ _ADMITTED = {
 }
 _FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "writefile", "readfile", "edit"}
 MAX_CELL = 1_000_000
+MAX_RESULT = 20_000_000
+"""Bytes of one cell, and of all cells of a result together."""
 
 
 class QueryError(Exception):
@@ -73,11 +75,11 @@ class Database:
             cursor = self._db.execute(sql)
             if cursor.description is None:
                 raise QueryError("this is no query: it returns no rows; write a SELECT")
-            rows = cursor.fetchmany(limit + 1)
+            rows, more = _fetch(cursor, limit)
             columns = tuple(column[0] for column in cursor.description)
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
             raise QueryError(self._explain(str(error))) from None
-        return Result(columns, tuple(rows[:limit]), len(rows) > limit, frozenset(self._touched))
+        return Result(columns, rows, more, frozenset(self._touched))
 
     def _authorize(self, action: int, arg1: Any, arg2: Any, db: Any, trigger: Any) -> int:
         if action == sqlite3.SQLITE_READ:
@@ -112,16 +114,36 @@ class Database:
         return self  # nothing can change in it: sharing is copying
 
 
+def _fetch(cursor: sqlite3.Cursor, limit: int) -> tuple[tuple[Row, ...], bool]:
+    """At most `limit` rows and `MAX_RESULT` bytes, and whether there are more."""
+    rows: list[Row] = []
+    size = 0
+    for row in cursor:
+        size += sum(len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in row)
+        if len(rows) == limit or size > MAX_RESULT:
+            return tuple(rows), True
+        rows.append(row)
+    return tuple(rows), False
+
+
 def _connect(source: Path | bytes) -> sqlite3.Connection:
-    """Episodes step in changing threads, one at a time: hence check_same_thread=False."""
+    """Episodes step in changing threads, one at a time: hence check_same_thread=False.
+
+    Statements are not cached: a cached one would not pass the authorizer again.
+    """
+    options: dict[str, Any] = {
+        "check_same_thread": False,
+        "isolation_level": None,
+        "cached_statements": 0,
+    }
     if isinstance(source, bytes):
-        db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        db = sqlite3.connect(":memory:", **options)
         db.deserialize(source)
         return db
     if not source.is_file():
         raise PalaestraError(f"there is no database file {source}")
     uri = f"{source.resolve().as_uri()}?mode=ro&immutable=1"
-    db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+    db = sqlite3.connect(uri, uri=True, **options)
     try:
         db.execute("SELECT count(*) FROM sqlite_master")
     except sqlite3.DatabaseError as error:

@@ -11,12 +11,6 @@ import numpy as np
 from .world import Document
 
 _TOKEN = re.compile(r"\w+")
-_STOPWORDS = frozenset(
-    """a an and are as at be but by for if in into is it no not of on or such that the their then
-    there these they this to was will with what which who whom whose when where why how do does did
-    """.split()
-)
-"""Lucene's English list and the words that ask: they tell nothing about a document."""
 
 
 class Corpus:
@@ -54,3 +48,12 @@ class Corpus:
 
 def tokenize(text: str) -> list[str]:
     return _TOKEN.findall(text.lower())
+
+
+_STOPWORDS = frozenset(
+    tokenize(
+        "a an and are as at be but by for if in into is it no not of on or such that the their "
+        "then there these they this to was will with "  # Lucene's list for English
+        "what which who whom whose when where why how do does did"  # and the words that ask
+    )
+)

@@ -7,6 +7,7 @@ contain, compare by value and pickle, as `check_env`, `make_vec` and wrappers ne
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,30 +84,49 @@ def _text(rng: np.random.Generator) -> str:
     return " ".join(rng.choice(_WORDS, size=int(rng.integers(0, 6))))
 
 
-def _value(rng: np.random.Generator, schema: Mapping[str, Any]) -> Any:
+def _value(rng: np.random.Generator, schema: Mapping[str, Any], defs: Any = None) -> Any:
     """A random value that fits a JSON schema of the kinds that signatures produce."""
+    defs = schema.get("$defs", defs or {})
+    if "$ref" in schema:
+        return _value(rng, defs[schema["$ref"].rpartition("/")[2]], defs)
+    if "const" in schema:
+        return schema["const"]
     if "enum" in schema:
         return schema["enum"][int(rng.integers(len(schema["enum"])))]
     if "anyOf" in schema:
-        return _value(rng, schema["anyOf"][int(rng.integers(len(schema["anyOf"])))])
+        return _value(rng, schema["anyOf"][int(rng.integers(len(schema["anyOf"])))], defs)
     match schema.get("type"):
         case "object":
             required = schema.get("required", ())
             return {
-                name: _value(rng, each)
+                name: _value(rng, each, defs)
                 for name, each in schema.get("properties", {}).items()
                 if name in required or rng.random() < 0.5
             }
         case "array":
-            return [_value(rng, schema.get("items", {})) for _ in range(int(rng.integers(0, 3)))]
+            low, high = schema.get("minItems", 0), schema.get("maxItems", 99)
+            size = int(rng.integers(low, min(low + 2, high) + 1))
+            return [_value(rng, schema.get("items", {}), defs) for _ in range(size)]
         case "integer":
-            low, high = schema.get("minimum", -2), schema.get("maximum", 9)
+            low, high = _range(schema)
+            low = math.floor(low) + 1 if "exclusiveMinimum" in schema else math.ceil(low)
+            high = math.ceil(high) - 1 if "exclusiveMaximum" in schema else math.floor(high)
             return int(rng.integers(low, max(low, high) + 1))
         case "number":
-            return round(float(rng.normal()), 3)
+            low, high = _range(schema)
+            return float(low + (high - low) * int(rng.integers(1, 1000)) / 1000)
         case "boolean":
             return bool(rng.random() < 0.5)
         case "null":
             return None
         case _:
             return _text(rng)
+
+
+def _range(schema: Mapping[str, Any]) -> tuple[float, float]:
+    """The schema's bounds; where it has none, about -2 to 9."""
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    if low is None:
+        low = -2 if high is None else min(-2, high - 2)
+    return low, max(9, low + 9) if high is None else high

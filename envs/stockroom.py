@@ -55,7 +55,7 @@ class Stockroom(Env):
 
     def _check(self, shelf: int) -> None:
         if not 0 <= shelf < len(self.shelves):
-            raise ToolError(f"there is no shelf {shelf}: they run from 0 to {len(self.shelves) - 1}")
+            raise ToolError(f"there is no shelf {shelf}; they are 0 to {len(self.shelves) - 1}")
 
     def expert(self, rng: np.random.Generator) -> Message:
         wanted = self.shelves.index(self.task.gold["wanted"])

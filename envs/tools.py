@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,9 @@ def _build(name: str, method: Callable[..., Any]) -> Tool:
         default = ... if parameter.default is parameter.empty else parameter.default
         text = about.get(parameter.name)
         fields[parameter.name] = (hints[parameter.name], Field(default, description=text))
-    model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+    with warnings.catch_warnings():  # a parameter may well be called "schema" or "copy"
+        warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
+        model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
     schema = _without_titles(model.model_json_schema())
     schema.setdefault("properties", {})
     return Tool(ToolSpec(name, description, schema), model, name)
@@ -120,7 +123,7 @@ def _type_word(schema: Mapping[str, Any]) -> str:
 def _sentence(error: ValidationError) -> str:
     parts = []
     for detail in error.errors():
-        where = ".".join(str(part) for part in detail["loc"])
+        where = ".".join(str(part) for part in detail["loc"])[:80]
         if detail["type"] == "missing":
             parts.append(f"the argument '{where}' is missing.")
         elif detail["type"] == "extra_forbidden":

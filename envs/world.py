@@ -109,18 +109,19 @@ class World:
 
     def _infobox(self, name: str, kind: str) -> str:
         lines = [f"{r.name}: {self.facts[name, r.name]}." for r in relations_of(kind)]
-        return f"{name} is a {kind}. " + " ".join(lines)
+        return f"{kind}. " + " ".join(lines)
 
     def database(self) -> bytes:
         """The facts as a serialized SQLite database: one table per kind, one row per entity."""
         connection = sqlite3.connect(":memory:")
         for kind, names in self.entities.items():
             relations = relations_of(kind)
-            columns = [f"{r.column} {'INTEGER' if r.object == 'year' else 'TEXT'}" for r in relations]
-            connection.execute(f"CREATE TABLE {kind} (name TEXT PRIMARY KEY, {', '.join(columns)})")
-            rows = [(name, *(self.facts[name, r.name] for r in relations)) for name in sorted(names)]
+            typed = [f"{r.column} {'INTEGER' if r.object == 'year' else 'TEXT'}" for r in relations]
+            connection.execute(f"CREATE TABLE {kind} (name TEXT PRIMARY KEY, {', '.join(typed)})")
             marks = ", ".join("?" * (len(relations) + 1))
-            connection.executemany(f"INSERT INTO {kind} VALUES ({marks})", rows)
+            for name in sorted(names):
+                row = (name, *(self.facts[name, r.name] for r in relations))
+                connection.execute(f"INSERT INTO {kind} VALUES ({marks})", row)
         connection.commit()
         image = connection.serialize()
         connection.close()
@@ -185,7 +186,9 @@ def make_world(seed: int, split: str, index: int, names: Names = "pool") -> Worl
     return World(entities, facts, kinds, doc_ids)
 
 
-def _name_entities(rng: np.random.Generator, split: str, names: Names) -> dict[str, tuple[str, ...]]:
+def _name_entities(
+    rng: np.random.Generator, split: str, names: Names
+) -> dict[str, tuple[str, ...]]:
     """Names such that every fact of every entity has at least one object its split allows."""
     total = sum(COUNTS.values())
     supply = list(rng.permutation(POOL)) if names == "pool" else _fresh(rng, 300)

@@ -7,6 +7,7 @@ Nothing here executes anything: environments state facts, rewards price them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -94,9 +95,8 @@ class Rubric:
             if term.kind == "outcome"
             for entry in _entries(term, episode, turn)
         ]
-        opened = {entry.name for entry in outcomes if (entry.value or 0) > 0}
         gated = [
-            replace(entry, paid=turn, gate="open" if term.gate in opened else "closed")
+            _gated(entry, [each for each in outcomes if each.name.split("/")[0] == term.gate], turn)
             for term in self.terms
             if term.kind != "outcome" and term.gate
             for earned in range(turn + 1)
@@ -105,11 +105,23 @@ class Rubric:
         return outcomes + gated
 
 
+def _gated(entry: Entry, gates: Sequence[Entry], turn: int) -> Entry:
+    """A line of a gated term, paid at the end. When the gate cannot be judged, neither can it."""
+    if any(gate.valid and (gate.value or 0.0) > 0 for gate in gates):
+        return replace(entry, paid=turn, gate="open")
+    if all(gate.valid for gate in gates):
+        return replace(entry, paid=turn, gate="closed")
+    return replace(entry, paid=turn, value=None, valid=False)
+
+
 def _entries(term: Term, episode: Episode, turn: int) -> list[Entry]:
     result = term.reward(episode)
     if isinstance(result, (int, float)):  # bool counts as 0 or 1
         result = Score(float(result))
     scores = [result] if isinstance(result, Score) else result
+    for score in scores:
+        if score.value is not None and not math.isfinite(score.value):
+            raise ValueError(f"reward '{term.name}' gave {score.value}; use None for 'not judged'")
     return [
         Entry(
             turn=turn,
@@ -127,7 +139,9 @@ def _entries(term: Term, episode: Episode, turn: int) -> list[Entry]:
 
 
 def _check_term(term: Term, terms: Sequence[Term]) -> None:
-    if term.weight != term.weight or abs(term.weight) == float("inf"):
+    if not term.name or "/" in term.name:
+        raise PalaestraError(f"a reward's name is not empty and has no '/', got {term.name!r}")
+    if not math.isfinite(term.weight):
         raise PalaestraError(f"the weight of reward '{term.name}' is {term.weight}, not a number")
     outcomes = [other.name for other in terms if other.kind == "outcome"]
     if term.gate and term.gate not in outcomes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core import Episode
+from ..core import Episode, ToolCall, Turn
 from .core import Score
 
 
@@ -17,22 +17,22 @@ def brevity(episode: Episode) -> float:
 
 
 def errors(episode: Episode) -> Score:
-    """-1 for a turn whose call failed, +1 for the turn that repairs it.
+    """-1 for a turn whose call failed, +1 for the next turn that calls without failing.
 
-    A repair pays back what the error cost and no more, so erring on purpose earns nothing.
+    A repair pays back what the last error cost and no more, so erring on purpose earns nothing.
     """
-    failed = _failed(episode, -1)
-    if failed:
+    calling = [turn for turn in episode.turns if turn.message.tool_calls]
+    if not calling or calling[-1] is not episode.turns[-1]:
+        return Score(0.0)
+    if failed := _failed(calling[-1]):
         return Score(-1.0, failed)
-    before = _failed(episode, -2)
+    before = _failed(calling[-2]) if len(calling) > 1 else ""
     return Score(1.0, f"repaired: {before}") if before else Score(0.0)
 
 
-def _failed(episode: Episode, index: int) -> str:
-    """The error of the turn at `index`, if that turn has one."""
-    if len(episode.turns) < -index:
-        return ""
-    return episode.turns[index].facts.get("tool_error", "") or ""
+def _failed(turn: Turn) -> str:
+    """The error of a turn, or "" when it has none."""
+    return turn.facts.get("tool_error", "") or ""
 
 
 def waste(episode: Episode) -> Score:
@@ -45,5 +45,5 @@ def waste(episode: Episode) -> Score:
     return Score(-1.0, f"repeats {now[0][0]}") if repeated else Score(0.0)
 
 
-def _key(call) -> tuple[str, str]:  # type: ignore[no-untyped-def]
+def _key(call: ToolCall) -> tuple[str, str]:
     return call.name, repr(sorted(call.arguments.items(), key=lambda item: item[0]))

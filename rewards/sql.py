@@ -41,8 +41,9 @@ class Verdict:
 
 def compare(given: Rows, gold: Rows, gold_sql: str) -> Verdict:
     """Both verdicts on a prediction's result against the gold's."""
+    spider_ordered = "order by" in gold_sql.lower()  # to the letter; line breaks escape it
     ordered = re.search(r"order\s+by", gold_sql, re.IGNORECASE) is not None
-    return Verdict(official(given.rows, gold.rows, ordered), strict(given, gold, ordered))
+    return Verdict(official(given.rows, gold.rows, spider_ordered), strict(given, gold, ordered))
 
 
 def official(given: Sequence[Any], gold: Sequence[Any], ordered: bool) -> bool:

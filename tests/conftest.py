@@ -2,7 +2,7 @@
 
 import os
 
-# Before the first import of torch, which reads them once. A second thread makes small models slower.
+# Before the first import of torch, which reads them once. A second thread slows small models down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 MARKS = ("docker", "postgres", "vllm", "browser", "slow")
-# What .ci/run provides: there, a skip of such a test is a failure. "default" is a test without a mark.
+# .ci/run provides for these: there a skip of them is a failure. "default" means without a mark.
 CI_RUNS = {"default", "slow"}
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
@@ -67,6 +67,7 @@ def pytest_make_collect_report(collector):
 
 
 def pytest_terminal_summary(terminalreporter):
+    terminalreporter.ensure_newline()
     terminalreporter.section("seconds per mark")
     for mark, spent in seconds.most_common():
         terminalreporter.write_line(f"{mark:10}{spent:8.1f} s{tests[mark]:6} tests")

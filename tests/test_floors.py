@@ -22,12 +22,17 @@ FLOORS = {
 }
 # Who may import what is heavy; `cli` and floor 0 only inside of functions.
 HEAVY = {
-    **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors"), {"agents", "trainers"}),
+    "torch": {"agents", "trainers"},
+    "transformers": {"agents", "trainers"},
+    "tokenizers": {"agents", "trainers"},
+    "safetensors": {"agents", "trainers"},
     "vllm": {"agents"},
+    "httpx": {"agents", "endpoint"},
     "ray": {"trainers"},
     "docker": {"sandboxes"},
-    "httpx": {"agents", "endpoint"},
-    **dict.fromkeys(("trl", "datasets", "pandas"), set()),
+    "trl": set(),  # a yardstick of tests only
+    "datasets": set(),
+    "pandas": set(),
 }
 LAZY = {"cli", "endpoint"}
 
@@ -37,7 +42,7 @@ class Import:
     line: int
     target: str  # "envs.core" inside of the package, "torch" outside
     ours: bool
-    at_load: bool  # runs when the module is loaded: neither in a function nor for type checkers only
+    at_load: bool  # it runs when the module loads: not in a function, not for type checkers only
 
 
 def name_of(path: Path) -> str:
@@ -73,7 +78,7 @@ def imports(module: str, source: str | None = None) -> Iterator[Import]:
             if top != "palaestra":
                 yield Import(node.lineno, top, False, at_load)
                 continue
-            while rest and rest not in MODULES:  # `from .core import Env` names a thing in envs.core
+            while rest and rest not in MODULES:  # envs.core.Env is a thing in envs.core
                 rest = rest.rpartition(".")[0]
             yield Import(node.lineno, rest, True, at_load)
 
@@ -139,6 +144,7 @@ def test_these_checks_see_what_they_should():
 
 def test_importing_the_command_line_loads_nothing_heavy(tmp_path):
     code = "import sys, palaestra, palaestra.cli; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(set(done.stdout.split()) & {*HEAVY, "bm25s", "scipy"}) == []

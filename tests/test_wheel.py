@@ -32,15 +32,16 @@ def left_out(folder: str, names: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """A copy, because building leaves a folder `build/`, and what is in it gets into the wheel."""
-    copy = tmp_path_factory.mktemp("tree") / "my clone-1"
-    return shutil.copytree(ROOT, copy, ignore=left_out)
+    """The repository as a clean clone has it, with what is new."""
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("tree") / "my clone-1", ignore=left_out)
 
 
 @pytest.fixture(scope="module")
 def wheel(tree, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, tree, cwd=out)
+    """Built in a copy of its own: building leaves a folder `build/` behind."""
+    out = tmp_path_factory.mktemp("wheel")
+    copy = shutil.copytree(tree, out / "my clone-1")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, copy, cwd=out)
     return next(out.glob("*.whl"))
 
 
@@ -58,7 +59,8 @@ def elsewhere(wheel, tmp_path_factory) -> Path:
     (site / "borrowed.pth").write_text("\n".join(borrowed))
     python = folder / "venv/bin/python"
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
-    run(*pip, "install", "--quiet", "--no-index", "--no-deps", "--force-reinstall", wheel, cwd=folder)
+    # Forced, because pip sees the borrowed packages, this repository's own install among them.
+    run(*pip, "install", "--no-index", "--no-deps", "--ignore-installed", wheel, cwd=folder)
     return folder
 
 

@@ -23,6 +23,8 @@ INSTRUCTION = (
     "Answer the question from the documents, in the fewest words. "
     "Search, open what you need to read, and cite the documents that you used."
 )
+_DOCUMENT = ("doc_id", "title", "text")
+_STEP = ("question", "answer", "support_doc_id")
 
 
 def load(path: str) -> list[Task]:
@@ -42,15 +44,7 @@ def read_corpus(path: str) -> Corpus:
     if not records:
         raise PalaestraError(f"{path} holds no documents")
     _refuse_repeats("corpus.jsonl", "doc_id", records)
-    return Corpus(
-        [
-            Document(*(field(record, name, str, f"corpus.jsonl, line {number}") for name in _DOC))
-            for number, record in records.items()
-        ]
-    )
-
-
-_DOC = ("doc_id", "title", "text")
+    return Corpus([_document(number, record) for number, record in records.items()])
 
 
 def _read_lines(file: Path) -> dict[int, Any]:
@@ -74,11 +68,17 @@ def _refuse_repeats(file: str, name: str, records: Mapping[int, Any]) -> None:
         first[id] = number
 
 
+def _document(number: int, record: Any) -> Document:
+    return Document(*(field(record, n, str, f"corpus.jsonl, line {number}") for n in _DOCUMENT))
+
+
 def _task(number: int, record: Any, corpus: str, titles: Mapping[str, str]) -> Task:
     where = f"queries.jsonl, line {number}"
     answer = field(record, "answer", str, where)
     aliases = field(record, "answer_aliases", list, where)
     steps = field(record, "decomposition", list, where)
+    if not steps:
+        raise PalaestraError(f"{where}: the decomposition is empty")
     chain = _chain(steps, titles, where)
     decomposition = [{"question": step["question"], "answer": step["answer"]} for step in steps]
     return Task(
@@ -105,9 +105,6 @@ def _chain(steps: Sequence[Any], titles: Mapping[str, str], where: str) -> list[
             {"subject": titles[doc_id], "relation": relation, "object": answer, "doc_id": doc_id}
         )
     return chain
-
-
-_STEP = ("question", "answer", "support_doc_id")
 
 
 def fill(question: str, answers: Sequence[str]) -> str:

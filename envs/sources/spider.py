@@ -42,8 +42,8 @@ def field(record: Any, name: str, kind: type, where: str) -> Any:
     if not isinstance(record, Mapping) or name not in record:
         raise PalaestraError(f"{where} has no field '{name}'")
     if not isinstance(record[name], kind):
-        got = type(record[name]).__name__
-        raise PalaestraError(f"{where}: the field '{name}' is a {got} instead of a {kind.__name__}")
+        got, wanted = type(record[name]).__name__, kind.__name__
+        raise PalaestraError(f"{where}: the field '{name}' has type {got} instead of {wanted}")
     return record[name]
 
 

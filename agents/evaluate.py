@@ -1,0 +1,121 @@
+"""Running a policy over tasks and saying what came out, with intervals."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..envs import Env
+from .agent import AgentMaker
+from .rollout import Envs, Job, rollouts
+from .stats import wilson
+from .trajectory import Trajectory
+
+
+def run(
+    jobs: Sequence[Job],
+    envs: Envs,
+    make_agent: AgentMaker,
+    concurrency: int = 64,
+    policy: str = "",
+    each: Callable[[Trajectory], None] = lambda trajectory: None,
+) -> list[Trajectory]:
+    """All jobs, their trajectories in the order of `jobs`; `each` is told as they finish."""
+
+    async def collect() -> dict[Any, Trajectory]:
+        found = {}
+        async for done in rollouts(jobs, envs, make_agent, concurrency, policy):
+            found[done.group, done.sample] = done
+            each(done)
+        return found
+
+    found = asyncio.run(collect())
+    return [found[job.group, job.sample] for job in jobs]
+
+
+def jobs_for(env: str, tasks: int, n: int, samples: int, seed: int) -> list[Job]:
+    """The first `n` tasks, `samples` seeds each. The same arguments give the same episodes."""
+    return [
+        Job(env, index, seed + sample, sample, f"{env}/{index}")
+        for index in range(min(n, tasks))
+        for sample in range(samples)
+    ]
+
+
+def success(trajectory: Trajectory) -> bool:
+    """Whether every outcome line of a valid episode reached its full value of 1."""
+    outcomes = [e for e in trajectory.ledger.entries if e.kind == "outcome" and e.weight > 0]
+    return bool(outcomes) and all((entry.value or 0) >= 1 for entry in outcomes)
+
+
+def summarize(trajectories: Iterable[Trajectory], metrics: Sequence[str] = ()) -> dict[str, Any]:
+    """Counts, success with its 95 % interval, mean reward by kind and term, stop reasons.
+
+    `n` counts all episodes; rates and means are over the valid ones. `metrics` are facts of the
+    environment to average (episodes that do not state one count as 0).
+    """
+    everything = list(trajectories)
+    valid = [t for t in everything if t.valid]
+    wins = sum(success(t) for t in valid)
+    low, high = wilson(wins, len(valid))
+    report: dict[str, Any] = {
+        "n": len(everything),
+        "success": wins / len(valid) if valid else None,
+        "interval": [round(low, 4), round(high, 4)],
+        "reward": _mean([t.ledger.total or 0.0 for t in valid]),
+        "reward_by_kind": _means([t.ledger.by_kind() for t in valid]),
+        "reward_by_term": _means([t.ledger.by_name() for t in valid]),
+        "invalid": len(everything) - len(valid),
+        "stop_reasons": dict(Counter(str(t.episode.stop) for t in everything)),
+        "turns": _mean([len(t.episode.turns) for t in valid]),
+        "tokens": _mean([t.tokens for t in valid]),
+    }
+    stated = [m for m in metrics if any(m in t.episode.facts for t in valid)]
+    for name in stated:
+        report[name] = _mean([float(t.episode.facts.get(name) or 0) for t in valid])
+    tags = sorted({tag for t in everything for tag in t.episode.task.tags})
+    if 1 < len(tags) <= 12:
+        report["success_by_tag"] = {
+            tag: _mean([success(t) for t in valid if tag in t.episode.task.tags]) for tag in tags
+        }
+    return report
+
+
+def evaluate(
+    env_id: str,
+    make_env: Callable[[], Env],
+    make_agent: AgentMaker,
+    *,
+    n: int,
+    samples: int = 1,
+    seed: int = 0,
+    concurrency: int = 64,
+    policy: str = "",
+    each: Callable[[Trajectory], None] = lambda trajectory: None,
+) -> tuple[dict[str, Any], list[Trajectory]]:
+    """Evaluate on the first `n` tasks; returns the report and the trajectories."""
+    envs = Envs(lambda _: make_env())
+    first = make_env()
+    jobs = jobs_for(env_id, len(first.tasks), n, samples, seed)
+    started = time.perf_counter()
+    done = run(jobs, envs, make_agent, concurrency, policy, each)
+    seconds = time.perf_counter() - started
+    head = {"env": env_id, "policy": policy, "split": first.split, "seed": seed}
+    report = head | summarize(done, getattr(first, "metrics", ()))
+    report["seconds"] = round(seconds, 2)
+    return report, done
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(statistics.fmean(values), 6) if values else None
+
+
+def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: round(statistics.fmean([row.get(name, 0.0) for row in rows]), 6) for name in names
+    }

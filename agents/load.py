@@ -1,0 +1,113 @@
+"""Policy specs: `tiny`, `hf:DIR_OR_ID`, `expert`, `random`, `null`, `python:module:callable`, ..."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..core import PalaestraError, did_you_mean
+from ..envs import Env
+from ..envs.registry import import_module
+from .agent import AgentMaker, Policy, Sampling
+from .scripted import SCRIPTED
+
+SPECS = ("tiny", "hf:DIR_OR_ID", "python:module:callable", *SCRIPTED)
+
+
+@dataclass
+class LoadedPolicy:
+    """What a spec names: how to make the agent of an episode, and what has to be closed."""
+
+    spec: str
+    make_agent: AgentMaker
+    policy: Policy | None = None
+
+    def close(self) -> None:
+        if self.policy:
+            self.policy.close()
+
+
+def load_policy(
+    spec: str, envs: list[Env], sampling: Sampling, max_context: int = 2048, slots: int = 64
+) -> LoadedPolicy:
+    """Read a spec; `envs` are those it will act in (the untrained `tiny` is built from them)."""
+    kind, _, rest = spec.partition(":")
+    if spec in SCRIPTED:
+        return LoadedPolicy(spec, SCRIPTED[spec])
+    if kind == "python" and rest:
+        module, _, name = rest.rpartition(":")
+        maker = getattr(import_module(module), name, None)
+        if maker is None:
+            raise PalaestraError(f"the module '{module}' has no '{name}'")
+        return LoadedPolicy(spec, maker)
+    if kind == "hf" and rest:
+        return chat_policy(spec, rest, sampling, max_context, slots)
+    if spec == "tiny":
+        import tempfile
+
+        from . import tiny
+
+        folder = Path(tempfile.mkdtemp(prefix="palaestra-tiny-"))
+        tiny.build(folder, envs)
+        return chat_policy(spec, str(folder), sampling, max_context, slots)
+    raise PalaestraError(f"no policy is called '{spec}'.{did_you_mean(spec, SPECS)}")
+
+
+def chat_policy(
+    spec: str, model: str, sampling: Sampling, max_context: int, slots: int
+) -> LoadedPolicy:
+    from .chat import ChatTemplate
+    from .engine import TorchEngine
+
+    tokenizer, network = load_model(model)
+    template = ChatTemplate(tokenizer)
+    positions = getattr(network.config, "max_position_embeddings", None) or max_context
+    engine = TorchEngine(network, slots, min(max_context, positions))
+    return LoadedPolicy(spec, chat_maker(engine, template, sampling), engine)
+
+
+def chat_maker(engine: Policy, template: Any, sampling: Sampling) -> AgentMaker:
+    """Chat agents whose noise is keyed by (sampling seed, episode seed, sample)."""
+    from .chat import ChatAgent
+
+    def make(env: Env, sample: int) -> ChatAgent:
+        task, seed = env.task, env.episode.seed
+        keyed = replace(sampling, noise=(*sampling.noise, seed, sample))
+        return ChatAgent(engine, template, keyed, f"{task.env}/{task.id}/{seed}/{sample}")
+
+    return make
+
+
+def load_model(model: str) -> tuple[Any, Any]:
+    """Tokenizer and causal LM of a directory or hub id, in the dtype they were saved in."""
+    folder = Path(model).expanduser()
+    local = folder.is_dir() or model.startswith((".", "/", "~"))
+    if local and not (folder / "config.json").is_file():
+        raise PalaestraError(f"there is no model in '{model}': it has no config.json")
+    if local and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise PalaestraError(f"the model directory '{model}' has no weights (*.safetensors)")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model)
+            network = AutoModelForCausalLM.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise PalaestraError(f"cannot load the model '{model}': {first}") from None
+    return tokenizer, network
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars for loading and saving a model that takes milliseconds."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()

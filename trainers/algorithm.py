@@ -1,0 +1,81 @@
+"""The table of algorithms: how a group of siblings becomes one advantage per turn.
+
+An algorithm is a function from a group to advantages; the loss is the clipped one of `losses.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..agents.trajectory import Trajectory
+from ..core import Entry
+from .advantages import group_relative, turn_relative
+
+Group = Sequence[Trajectory]
+Advantages = list[list[float]]
+"""For each sibling, one value per turn; zeros for an invalid one."""
+
+
+def grpo(group: Group) -> Advantages:
+    """Every turn gets its episode's advantage: the ledger's total against the siblings', over std.
+
+    DeepSeekMath's GRPO (form of verl's code, mark A*).
+    """
+    return _broadcast(group, std=True)
+
+
+def dr_grpo(group: Group) -> Advantages:
+    """GRPO without dividing by the standard deviation (Dr.GRPO, mark A*)."""
+    return _broadcast(group, std=False)
+
+
+def grpo_turns(group: Group) -> Advantages:
+    """Outcomes are compared by episode, process and checklist lines turn by turn; both are added.
+
+    The turn part is CM2's turn estimator (mark A); adding the two is our reading (mark C).
+    """
+    outcome = group_relative(
+        [_sum(each, lambda entry: entry.kind == "outcome") if each.valid else None for each in group]
+    )
+    earned = [_by_turn(each) if each.valid else None for each in group]
+    return [
+        [outcome[index] + value for value in turns]
+        for index, turns in enumerate(_padded(turn_relative(earned), group))
+    ]
+
+
+ALGORITHMS: dict[str, Callable[[Group], Advantages]] = {
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "grpo_turns": grpo_turns,
+}
+
+
+def _broadcast(group: Group, std: bool) -> Advantages:
+    totals = [each.ledger.total if each.valid else None for each in group]
+    values = group_relative(totals, std)
+    return [[value] * turns_of(each) for value, each in zip(values, group, strict=True)]
+
+
+def _by_turn(trajectory: Trajectory) -> list[float]:
+    return [
+        _sum(trajectory, lambda entry, t=turn: entry.kind != "outcome" and entry.turn == t)
+        for turn in range(turns_of(trajectory))
+    ]
+
+
+def _sum(trajectory: Trajectory, wanted: Callable[..., bool]) -> float:
+    entries: Sequence[Entry] = trajectory.ledger.entries
+    return sum(entry.amount for entry in entries if wanted(entry))
+
+
+def _padded(advantages: Advantages, group: Group) -> Advantages:
+    """Invalid episodes have turns too; they get zeros."""
+    return [
+        turns if each.valid else [0.0] * turns_of(each)
+        for turns, each in zip(advantages, group, strict=True)
+    ]
+
+
+def turns_of(trajectory: Trajectory) -> int:
+    return len(trajectory.episode.turns)

@@ -1,0 +1,376 @@
+"""A training run from a config to a report: build, warm up, evaluate, reinforce, evaluate.
+
+The loop is the architecture's diagram: tasks -> episodes -> advantages -> rows -> an update ->
+new weights for the policy. Everything drawn is a function of (seed, step), so that a run which was
+killed goes on from its last checkpoint bit for bit as if it had not been.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..agents import evaluate as evaluation
+from ..agents import records
+from ..agents.agent import AgentMaker, Sampling
+from ..agents.load import chat_maker, load_model, quiet_transformers
+from ..agents.rollout import Envs, Job
+from ..agents.trajectory import Trajectory
+from ..core import PalaestraError
+from ..envs import Env
+from ..envs.registry import make
+from . import checkpoint, sft
+from .algorithm import ALGORITHMS
+from .checkpoint import Place
+from .config import Config, EnvConfig, check
+from .metrics import Metrics, group_metrics
+from .pack import Row, row_of
+from .watch import Watch
+
+SFT, GRPO = 0, 1
+
+
+class Interrupted(PalaestraError):
+    """The run was stopped by hand; a checkpoint is written."""
+
+
+@dataclass
+class Run:
+    """What the phases share. `place` is how far the run has come."""
+
+    config: Config
+    out: Path
+    watch: Watch
+    model: Any
+    tokenizer: Any
+    template: Any
+    engine: Any
+    metrics: Metrics
+    place: Place = Place(SFT, 0)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoints"
+
+
+def train(config: Config, watch: Watch, resume: bool = False) -> dict[str, Any]:
+    """Run `config` in its folder `out`; returns the report that is written there."""
+    out = Path(config.out)
+    _open_folder(config, out, resume)
+    run = _prepare(config, out, watch)
+    try:
+        with watch.interruptible():
+            warm_up(run)
+            evaluate_as(run, "before", run.config.eval.split)
+            reinforce(run)
+            evaluate_as(run, "after", run.config.eval.split)
+            if config.eval.control:
+                evaluate_as(run, "control", run.config.eval.split, silent=True)
+        with quiet_transformers():
+            run.model.save_pretrained(out / "final")
+        run.tokenizer.save_pretrained(out / "final")
+    finally:
+        run.engine.close()
+    from .report import write_report
+
+    return write_report(run)
+
+
+def resume(out: str, watch: Watch) -> dict[str, Any]:
+    """Go on with the run in a folder, from its last checkpoint."""
+    file = Path(out) / "config.json"
+    if not file.is_file():
+        raise PalaestraError(f"'{out}' holds no run to resume: it has no config.json")
+    config = check(json.loads(file.read_text()), str(file))
+    return train(config.model_copy(update={"out": out}), watch, resume=True)
+
+
+# ---- phases --------------------------------------------------------------------------------
+
+
+def warm_up(run: Run) -> None:
+    """Supervised steps on expert episodes, in batches of similar length."""
+    from .model import Learner, Optimizer
+
+    settings = run.config.sft
+    if run.place >= Place(SFT, settings.steps):
+        return
+    optimizer = Optimizer(run.model, settings.learning_rate, settings.muon_learning_rate)
+    learner = Learner(run.model, optimizer)
+    if run.place.step:
+        checkpoint.load(run.checkpoints, run.place, run.model, optimizer)
+    rows = _demonstrations(run)
+    batches = _sft_batches(run.config, rows)
+    for _ in range(run.place.step):
+        next(batches)
+    with run.watch.phase("SFT", settings.steps, run.place.step) as tick, _timed(run, "sft"):
+        for step in range(run.place.step, settings.steps):
+            batch = next(batches)
+            stats = learner.imitate(batch, sft.warm_then_linear(step, settings.steps))
+            run.place = Place(SFT, step + 1)
+            if run.place.step % 10 == 0 or run.place.step == settings.steps:
+                run.metrics.write(run.place, **stats)
+            tick(f"loss {stats['loss']:.3f}")
+            _maybe_checkpoint(run, optimizer, run.config.checkpoint_every * 10, settings.steps)
+
+
+def reinforce(run: Run) -> None:
+    """Policy-gradient steps: collect groups of siblings, compare them, update, pass weights on."""
+    from .model import Learner, Optimizer
+
+    config, settings = run.config, run.config.algorithm
+    start = run.place.step if run.place.phase == GRPO else 0
+    run.place = max(run.place, Place(GRPO, 0))
+    if start >= config.steps:
+        return
+    optimizer = Optimizer(run.model, settings.learning_rate)
+    learner = Learner(
+        run.model, optimizer, clip=settings.gradient_clip, temperature=settings.temperature
+    )
+    if start:
+        checkpoint.load(run.checkpoints, run.place, run.model, optimizer)
+    envs = Envs(lambda index: make_env(config.env[int(index)], "train"))
+    algorithm = ALGORITHMS[settings.name]
+    run.engine.load(run.model.state_dict(), start)
+    with run.watch.phase("GRPO", config.steps, start) as tick:
+        for step in range(start, config.steps):
+            with _timed(run, "rollout"):
+                groups = collect(run, envs, step)
+            rows = [
+                row
+                for group in groups
+                for trajectory, advantages in zip(group, algorithm(group), strict=True)
+                if any(advantages)
+                for row in row_of(trajectory, advantages)
+            ]
+            with _timed(run, "update"):
+                stats = _update(learner, rows, config, step)
+                run.engine.load(run.model.state_dict(), step + 1)
+            run.place = Place(GRPO, step + 1)
+            collected = group_metrics(groups)
+            run.metrics.write(run.place, **collected, rows=len(rows), **stats)
+            tick(f"success {collected['success']:.2f}  reward {collected['reward']:.2f}")
+            if config.save_episodes:
+                path = run.out / "episodes" / f"train-{step + 1:06d}.jsonl"
+                records.write(path, (each for group in groups for each in group))
+            if config.eval.every and (step + 1) % config.eval.every == 0 and step + 1 < config.steps:
+                evaluate_as(run, f"step-{step + 1}", "validation")
+            _maybe_checkpoint(run, optimizer, config.checkpoint_every, config.steps)
+
+
+def collect(run: Run, envs: Envs, step: int) -> list[list[Trajectory]]:
+    """The groups of a step: siblings share task and seed and differ in the policy's noise."""
+    jobs = list(jobs_of(run.config, envs, step))
+    sampling = Sampling(
+        max_tokens=run.config.policy.max_tokens,
+        temperature=run.config.algorithm.temperature,
+        noise=(run.config.seed, step),
+    )
+    maker = chat_maker(run.engine, run.template, sampling)
+    done = evaluation.run(jobs, envs, maker, run.config.policy.slots, "train")
+    size = run.config.algorithm.group_size
+    return [done[start : start + size] for start in range(0, len(done), size)]
+
+
+def jobs_of(config: Config, envs: Envs, step: int) -> Iterator[Job]:
+    """Which episodes a step runs: environments by weight, tasks drawn from (seed, step)."""
+    settings = config.algorithm
+    rng = np.random.default_rng([config.seed, step, 11])
+    shares = np.cumsum([env.weight for env in config.env])
+    for place in range(settings.tasks_per_step):
+        point = (place + 0.5) / settings.tasks_per_step * shares[-1]
+        index = int(np.searchsorted(shares, point))
+        with envs.borrow(str(index)) as env:
+            task = env.tasks[int(rng.integers(len(env.tasks)))]
+        seed = step * settings.tasks_per_step + place
+        for sample in range(settings.group_size):
+            yield Job(str(index), task, seed, sample, f"{step}/{place}")
+
+
+def evaluate_as(run: Run, label: str, split: str, silent: bool = False) -> None:
+    """Greedy evaluation on held-out tasks, over all environments; kept under `label`."""
+    settings = run.config.eval
+    if not settings.n or run.metrics.evaluation(label):
+        return
+    run.engine.load(run.model.state_dict(), run.place.step)
+    sampling = Sampling(max_tokens=run.config.policy.max_tokens, temperature=0.0)
+    maker: AgentMaker = chat_maker(run.engine, run.template, sampling)
+    count, kinds = settings.n, len(run.config.env)
+    done: list[Trajectory] = []
+    metrics: dict[str, None] = {}
+    started = time.perf_counter()
+    with run.watch.phase(f"evaluate: {label}", count, 0) as tick, _timed(run, "evaluate"):
+        for index, env_config in enumerate(run.config.env):
+            options = {"silent": True} if silent else {}
+            envs = Envs(lambda _, c=env_config, o=options: make_env(c, split, **o))  # type: ignore[misc]
+            with envs.borrow("") as env:
+                total, names = len(env.tasks), getattr(env, "metrics", ())
+            metrics.update(dict.fromkeys(names))
+            share = count // kinds + (index < count % kinds)
+            jobs = evaluation.jobs_for(env_config.id, total, share, 1, run.config.seed)
+            done += evaluation.run(
+                jobs, envs, maker, run.config.policy.slots, label, each=lambda _: tick("")
+            )
+    report = evaluation.summarize(done, list(metrics))
+    report["by_env"] = {
+        env.id: evaluation.summarize([t for t in done if t.episode.task.env == env.id])["success"]
+        for env in run.config.env
+    }
+    report["seconds"] = round(time.perf_counter() - started, 2)
+    records.write(run.out / "episodes" / f"eval-{label}.jsonl", done)
+    run.metrics.write(run.place, evaluation=label, split=split, **report)
+
+
+# ---- parts ---------------------------------------------------------------------------------
+
+
+def make_env(config: EnvConfig, split: str, **options: Any) -> Env:
+    source = {"tasks": config.tasks} if config.tasks else {}
+    rewards = {"rewards": config.rewards} if config.rewards else {}
+    return make(config.id, split=split, **source, **rewards, **config.options, **options)
+
+
+def _prepare(config: Config, out: Path, watch: Watch) -> Run:
+    """Check the environments, build or load the model, and put the last checkpoint in place."""
+    import torch
+
+    from ..agents.chat import ChatTemplate
+    from ..agents.engine import TorchEngine
+
+    torch.set_num_threads(config.policy.threads)
+    envs = [make_env(env, "train") for env in config.env]
+    for env in config.env:
+        make_env(env, config.eval.split)
+    started = time.perf_counter()
+    if config.policy.model == "tiny":
+        _build_tiny(config, out / "base", envs)
+    tokenizer, model = load_model(
+        str(out / "base") if config.policy.model == "tiny" else config.policy.model
+    )
+    metrics = Metrics(out / "metrics.jsonl")
+    found = checkpoint.places(out / "checkpoints")
+    place = max(found, default=Place(SFT, 0))
+    metrics.rewind(place)
+    if found:
+        checkpoint.load(out / "checkpoints", place, model, None)
+        watch.say(f"going on from {place.name}")
+    template = ChatTemplate(tokenizer)
+    engine = TorchEngine(copy.deepcopy(model), config.policy.slots, config.policy.max_context)
+    run = Run(config, out, watch, model, tokenizer, template, engine, metrics, place)
+    run.seconds["build"] = time.perf_counter() - started
+    return run
+
+
+def _build_tiny(config: Config, base: Path, envs: list[Env]) -> None:
+    from ..agents import tiny
+
+    if (base / "config.json").exists():
+        return
+    part = base.with_name("base.part")
+    shutil.rmtree(part, ignore_errors=True)
+    policy = config.policy
+    with quiet_transformers():
+        tiny.build(part, envs, config.seed, policy.hidden, policy.layers, policy.vocabulary)
+    part.rename(base)
+
+
+def _open_folder(config: Config, out: Path, resume: bool) -> None:
+    if not config.out:
+        raise PalaestraError("say where the run goes: out=DIR")
+    if not resume and out.exists() and any(out.iterdir()):
+        raise PalaestraError(
+            f"'{out}' is not empty; go on with its run by 'palaestra train --resume {out}', or "
+            "choose another folder with out=DIR"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PalaestraError(f"cannot write to '{out}': {error.strerror}") from None
+    if not resume:
+        content = json.dumps(config.model_dump(mode="json"), indent=2)
+        part = out / "config.json.part"
+        part.write_text(content)
+        os.replace(part, out / "config.json")
+
+
+def _demonstrations(run: Run) -> list[Row]:
+    """Expert episodes on training tasks, encoded; the same for the same config."""
+    settings, config = run.config.sft, run.config
+    envs = [make_env(env, "train") for env in config.env]
+    rows = []
+    with run.watch.phase("expert episodes", settings.episodes, 0) as tick, _timed(run, "demos"):
+        for index in range(settings.episodes):
+            env = envs[index % len(envs)]
+            task = index // len(envs) % len(env.tasks)
+            episode = sft.demonstrate(env, task, config.seed * 1_000_003 + index, settings.style)
+            row = sft.encode(episode, env.tools, run.template, settings.context_weight)
+            if len(row.ids) <= config.policy.max_context:
+                rows.append(row)
+            tick("")
+    if not rows:
+        raise PalaestraError(
+            f"no expert episode fits into policy.max_context={config.policy.max_context} tokens"
+        )
+    return rows
+
+
+def _sft_batches(config: Config, rows: list[Row]) -> Iterator[list[Row]]:
+    """Batches of similar length in random order: eight batches are sorted among themselves."""
+    size = config.sft.batch_size
+    order = np.random.default_rng([config.seed, 32])
+    for indices in sft.shuffled(len(rows), size * 8, config.seed):
+        chunk = sorted(indices, key=lambda index: len(rows[index].ids))
+        batches = [chunk[start : start + size] for start in range(0, len(chunk), size)]
+        for place in order.permutation(len(batches)):
+            yield [rows[index] for index in batches[place]]
+
+
+def _update(learner: Any, rows: list[Row], config: Config, step: int) -> dict[str, float]:
+    """`minibatches` optimizer steps over the rows that teach something."""
+    settings = config.algorithm
+    order = np.random.default_rng([config.seed, step, 12]).permutation(len(rows))
+    parts = [part for part in np.array_split(order, settings.minibatches) if len(part)]
+    stats: dict[str, float] = {}
+    for part in parts:
+        chosen = [rows[index] for index in part]
+        stats = learner.reinforce(chosen, settings.clip_low, settings.clip_high)
+    return stats
+
+
+def _maybe_checkpoint(run: Run, optimizer: Any, every: int, last: int) -> None:
+    step = run.place.step
+    if step % every == 0 or step == last or run.watch.stopping:
+        checkpoint.save(
+            run.checkpoints, run.place, run.model, optimizer, run.config.keep_checkpoints
+        )
+    if run.watch.stopping:
+        raise Interrupted(
+            f"stopped at {run.place.name}; go on with: palaestra train --resume {run.out}"
+        )
+
+
+class _timed:
+    """Adds the wall seconds of a block to the run's account."""
+
+    def __init__(self, run: Run, name: str):
+        self.run, self.name = run, name
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        spent = time.perf_counter() - self.started
+        self.run.seconds[self.name] = self.run.seconds.get(self.name, 0.0) + spent
