@@ -40,11 +40,10 @@ class ChatTemplate:
         self._lookalike = re.compile("|".join(map(re.escape, tokens))) if tokens else None
         self._openings: dict[str, tuple[int, ...]] = {}
         self._glue: dict[Any, list[str | int]] = {}
-        end = self._after_reply([Message("user", "x")])
-        self.end = self._encode_pieces(end[:1])[0]
+        self._probe()
+        self.end = self._encode_pieces(self._after_reply([Message("user", "x")])[:1])[0]
         eos = tokenizer.eos_token_id
         self.stop_ids = tuple(dict.fromkeys([self.end, *([] if eos is None else [eos])]))
-        self._probe()
 
     def opening(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[int, ...]:
         """The ids of the conversation's start, up to where the assistant begins to write."""
@@ -153,7 +152,8 @@ class ChatTemplate:
         if "probe_tool" not in opening:
             raise PalaestraError("the chat template does not show tools; use one that does")
         whole = _text(self._render([*start, reply, result], [tool]))
-        if opening + reply.content + _text(self._after_reply([result])) != whole:
+        after = _text(self._after_reply([result]))
+        if not after or opening + reply.content + after != whole:
             raise PalaestraError(
                 "the chat template is not append-only: a later message changes how earlier ones "
                 "are rendered, so sampled tokens could not be kept"

@@ -1,1 +1,1 @@
-"""Training configurations that ship with the package, as TOML files."""
+"""Packaged configurations: `palaestra train tiny` finds `tiny.toml` here."""

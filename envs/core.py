@@ -134,7 +134,9 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
         self.render_mode = render_mode
         if rewards:
             self.rubric = self.rubric.reweighted(rewards)  # type: ignore[misc]
-        self.tasks = self._load(tasks) if isinstance(tasks, str) else tasks or self.generate()
+        if tasks is None:
+            tasks = self.generate()
+        self.tasks: Tasks = self._load(tasks) if isinstance(tasks, str) else tasks
         if not len(self.tasks):
             raise PalaestraError(f"{type(self).__name__} was given no tasks")
         self.tool_table = self.choose_tools()

@@ -83,6 +83,9 @@ class QuestionEnv(Env):
         """State what is true before the first turn."""
         self.facts["seen_hops"] = []
         self.facts["used_bridges"] = []
+        self.facts["solved"] = False
+        if "answers" in self.task.gold:
+            self.facts["f1"] = 0.0
 
     def note_seen(self, hops: Sequence[int]) -> None:
         """State that the objects of these hops of the gold chain have been shown."""

@@ -52,6 +52,7 @@ class Search(QuestionEnv):
         self.read: tuple[str, ...] = ()
         self.shown: tuple[str, ...] = ()
         self.open_facts()
+        self.facts["support_f1"] = 0.0
 
     @tool
     def search(self, query: str, k: Annotated[int, Field(ge=1, le=20)] | None = None) -> str:

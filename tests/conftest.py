@@ -71,3 +71,23 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("seconds per mark")
     for mark, spent in seconds.most_common():
         terminalreporter.write_line(f"{mark:10}{spent:8.1f} s{tests[mark]:6} tests")
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory):
+    """A model directory as `tiny` builds it, but smaller: random weights, seconds to make."""
+    import palaestra
+    from palaestra.agents import load, tiny
+
+    path = tmp_path_factory.mktemp("tiny")
+    envs = [palaestra.make(f"palaestra/{name}-v0") for name in ("Search", "SQL", "Stockroom")]
+    with load.quiet_transformers():
+        tiny.build(path, envs, seed=0, hidden=32, layers=2, vocabulary=900, episodes=60)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_dir):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_dir)

@@ -11,7 +11,17 @@ from palaestra.parse import hermes, to_hermes
 
 MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 PIECES = st.sampled_from(
-    [*MARKS, "\n", " ", '{"name": "look", "arguments": ', '{"shelf": 1}', "}", '"', "\\ud800", "NaN"]
+    [
+        *MARKS,
+        "\n",
+        " ",
+        '{"name": "look", "arguments": ',
+        '{"shelf": 1}',
+        "}",
+        '"',
+        "\\ud800",
+        "NaN",
+    ]
 )
 
 
@@ -101,7 +111,9 @@ def test_a_call_that_cannot_be_used_says_why(body, error):
     assert len(call.error) < 500
 
 
-@pytest.mark.parametrize("unit", [" ", "<think>", "<tool_call>", "{", "<", "</think>", "\n<tool_call"])
+@pytest.mark.parametrize(
+    "unit", [" ", "<think>", "<tool_call>", "{", "<", "</think>", "\n<tool_call"]
+)
 def test_reading_takes_time_in_proportion_to_the_text(unit):
     started = time.perf_counter()
     hermes(unit * (200_000 // len(unit)))
