@@ -190,7 +190,7 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
             delattr(self, name)
         wanted = (options or {}).get("task")
         if wanted is None:
-            wanted = int(np.random.default_rng([seed, 1]).integers(len(self.tasks)))
+            wanted = int(np.random.default_rng([seed, 3]).integers(len(self.tasks)))
         task = find(self.tasks, wanted)
         self._run = _Run(Episode(task, seed=seed), Facts(), Ledger())
         started = time.monotonic()

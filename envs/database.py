@@ -27,7 +27,10 @@ _ADMITTED = {
     sqlite3.SQLITE_FUNCTION,
     sqlite3.SQLITE_RECURSIVE,
 }
-_FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "writefile", "readfile", "edit"}
+_FORBIDDEN_FUNCTIONS = {
+    *("load_extension", "fts3_tokenizer", "writefile", "readfile", "edit"),
+    *("random", "randomblob"),  # the same episode must come out the same again
+}
 MAX_CELL = 1_000_000
 MAX_RESULT = 20_000_000
 """Bytes of one cell, and of all cells of a result together."""
@@ -112,6 +115,10 @@ class Database:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Database:
         return self  # nothing can change in it: sharing is copying
+
+    def __del__(self) -> None:  # snapshots share the connection, so no episode may close it
+        if db := getattr(self, "_db", None):
+            db.close()
 
 
 def _fetch(cursor: sqlite3.Cursor, limit: int) -> tuple[tuple[Row, ...], bool]:

@@ -236,7 +236,7 @@ def test_a_models_mistake_is_an_observation(env, action, reply):
     observation, reward, terminated, truncated, _ = env.step(action)
     assert observation[0].content.startswith(reply)
     assert reward == pytest.approx(-0.1)
-    assert not (terminated or truncated)
+    assert (terminated, truncated) == (False, False)
     assert env.facts["tool_error"] == observation[0].content.removeprefix("Error: ")
     assert env.step(calling("roll"))[1] == pytest.approx(0.1)
 

@@ -48,7 +48,7 @@ def test_vectors_of_environments_step_and_tell_their_ledgers(id, mode):
             expected = single.step(action)
             assert observations[1] == expected[0]
             assert rewards[1] == expected[1]
-            assert not (terminated.any() or truncated.any())
+            assert not (terminated | truncated).any()
             assert info["ledger"][1] == expected[4]["ledger"]
             assert len(info["ledger"]) == 2, turn
         assert all(each.total == 0.0 for each in info["ledger"])

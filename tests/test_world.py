@@ -5,6 +5,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -150,8 +151,7 @@ def test_chains_have_their_number_of_hops_and_fit_together():
         assert chains
         for chain in chains:
             assert len(chain) == hops
-            pairs = zip(chain, chain[1:], strict=False)
-            assert all(one.object == other.subject for one, other in pairs)
+            assert all(one.object == other.subject for one, other in pairwise(chain))
 
 
 PRINT_WORLD = """
