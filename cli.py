@@ -5,7 +5,8 @@ Reports go to stdout, progress to stderr. Heavy libraries load inside the comman
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
+import importlib.util
 import json
 import shlex
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .core import PalaestraError
+from .core import Broken, PalaestraError
 
 app = typer.Typer(
     help="Environments, rewards and GRPO training for tool-using language agents.",
@@ -24,21 +25,27 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+EnvId = Annotated[
+    str,
+    typer.Argument(metavar="ENV", help="An id that `palaestra envs` lists, or module:id of yours."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Import = Annotated[
     list[str], typer.Option("--import", help="Import a module first (your environments).")
 ]
+Split = Annotated[str, typer.Option(help="train, validation or test.")]
 Tasks = Annotated[str, typer.Option(help="Published tasks, FORMAT:PATH, such as spider:data/sql.")]
 Option = Annotated[
-    list[str], typer.Option("--option", "-o", help="An option of the environment, key=value.")
+    list[str],
+    typer.Option("--option", "-o", help="An option of the environment, such as max_turns=6."),
 ]
 
 
 def main() -> None:
-    """The console script: a PalaestraError is printed as a sentence, without a traceback."""
+    """The console script: what is not a programmer's mistake is a sentence, not a traceback."""
     try:
         app(standalone_mode=True)
-    except PalaestraError as error:
+    except (PalaestraError, Broken) as error:
         print(f"palaestra: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -78,27 +85,31 @@ def envs(json: Json = False, import_: Import = []) -> None:  # noqa: B006
 
 @app.command()
 def play(
-    env: str,
+    env: EnvId,
     seed: Annotated[int, typer.Option(help="Everything random in the episode.")] = 0,
-    task: Annotated[int, typer.Option(help="Index of the task; drawn by the seed if below 0.")] = -1,
-    split: str = "train",
+    task: Annotated[
+        int, typer.Option(help="Index of the task; drawn by the seed if below 0.")
+    ] = -1,
+    split: Split = "train",
     tasks: Tasks = "",
     option: Option = [],  # noqa: B006
     import_: Import = [],  # noqa: B006
 ) -> None:
     """You are the policy: type tool calls, see what comes back and what it earned.
 
-    Type `look 3`, `search query="Amber" k=2`, a JSON call, or `expert` for the expert's next move;
-    `ledger` shows the rewards so far, `quit` leaves.
+    Type `look 3`, `search query="Amber Hill" k=2` or a JSON call; `expert` makes the expert's next
+    move, `ledger` shows the rewards so far, `quit` leaves.
 
     Example: palaestra play palaestra/Stockroom-v0
     """
     _import(import_)
+    _at_least(0, seed=seed)
     game = _make(env, split, tasks, option)
     options = {"task": task} if task >= 0 else None
     observation, _ = game.reset(seed=seed, options=options)
     for spec in game.tools:
         print(f"  {_signature(spec)}  {spec.description}")
+    print("  expert, ledger, quit")
     _show(observation)
     over = False
     while not over:
@@ -107,12 +118,15 @@ def play(
             return
         if line == "ledger":
             print(game.ledger.explain())
+        if line in ("", "ledger"):
             continue
-        action = game.expert(game.np_random) if line == "expert" else _typed(line, game)
-        if action is None:
+        try:
+            action = game.expert(game.np_random) if line == "expert" else _typed(line, game)
+        except PalaestraError as error:
+            print(f"  {error}")
             continue
         if line == "expert":
-            print("  " + ", ".join(f"{c.name}({dict(c.arguments)})" for c in action.tool_calls))
+            print("  " + ", ".join(map(_written, action.tool_calls)))
         observation, reward, terminated, truncated, info = game.step(action)
         _show(observation)
         if reward:
@@ -123,7 +137,7 @@ def play(
 
 @app.command()
 def check(
-    env: str,
+    env: EnvId,
     json: Json = False,
     tasks: Tasks = "",
     option: Option = [],  # noqa: B006
@@ -136,7 +150,7 @@ def check(
     from .envs.check import check as run_check
 
     _import(import_)
-    findings = run_check(env, **_options(env, tasks, option))
+    findings = run_check(env, **_options(tasks, option))
     ok = all(finding.ok for finding in findings)
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}", file=_out(json))
@@ -162,6 +176,7 @@ def train(
 
     Any key of the config can be overridden. Ctrl-C writes a checkpoint and says how to go on.
 
+    \b
     Examples:
       palaestra train configs/tiny.toml out=runs/tiny
       palaestra train tiny out=runs/short steps=6 algorithm.group_size=16
@@ -169,7 +184,12 @@ def train(
     """
     _import(import_)
     if bool(resume) == bool(config):
-        raise PalaestraError("give either a config file or --resume DIR (see train --help)")
+        raise PalaestraError(
+            "give either a config file (palaestra train tiny out=runs/tiny) or --resume DIR, "
+            "which goes on with the config of that run"
+        )
+    if "=" in config and not Path(config).is_file():
+        raise PalaestraError(f"the config file comes first, such as palaestra train tiny {config}")
     _need("torch", "transformers", extra="train")
     from .trainers import loop
     from .trainers.config import load_config
@@ -191,14 +211,18 @@ def train(
 
 @app.command(name="eval")
 def evaluate(
-    env: str,
+    env: EnvId,
     policy: Annotated[
-        str, typer.Option(help="tiny, hf:DIR_OR_ID, expert, random, null, python:module:callable")
+        str,
+        typer.Option(
+            help="expert, null, random, retriever, tiny, hf:DIR_OR_ID or python:module:callable, "
+            "which makes an agent from (env, seed)."
+        ),
     ] = "expert",
-    split: str = "test",
-    n: Annotated[int, typer.Option(help="How many tasks; all of a data set if not given.")] = 0,
+    split: Split = "test",
+    n: Annotated[int, typer.Option(help="How many tasks; if 0, 200 or all of --tasks.")] = 0,
     samples: Annotated[int, typer.Option(help="Episodes per task, each with its own seed.")] = 1,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Everything random in the episodes.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(help="Tokens per reply.")] = 256,
     max_context: Annotated[int, typer.Option(help="Tokens per episode.")] = 4096,
@@ -211,16 +235,16 @@ def evaluate(
 ) -> None:
     """Evaluate a policy: success with its interval, reward by kind, stop reasons.
 
+    \b
     Examples:
       palaestra eval palaestra/Search-v0 --policy expert --n 50
       palaestra eval palaestra/SQL-v0 --policy hf:runs/tiny/final --n 200 --json
       palaestra eval palaestra/SQL-v0 --tasks spider:PATH --policy expert
     """
     _import(import_)
-    for name, value in (("samples", samples), ("concurrency", concurrency)):
-        if value < 1:
-            raise PalaestraError(f"--{name} must be 1 or more, got {value}")
-    folder = _new_folder(out) if out else None
+    _at_least(0, n=n, seed=seed, temperature=temperature)
+    _at_least(1, samples=samples, concurrency=concurrency, max_tokens=max_tokens)
+    _at_least(1, max_context=max_context)
     from .agents.agent import Sampling
     from .agents.evaluate import evaluate as run_evaluation
     from .agents.load import load_policy
@@ -228,6 +252,7 @@ def evaluate(
     from .trainers.watch import Watch
 
     first = _make(env, split, tasks, option)
+    folder = _new_folder(out) if out else None
     count = n or (len(first.tasks) if tasks else 200)
     if policy.startswith(("hf:", "tiny")):
         _need("torch", "transformers", extra="train")
@@ -273,7 +298,7 @@ def doctor(json: Json = False) -> None:
         if finding.advice:
             print(f"{'':<22}{finding.advice}", file=_out(json))
     if json:
-        rows = [{"name": f.name, "ok": f.ok, "detail": f.detail} for f in findings]
+        rows = [dataclasses.asdict(finding) for finding in findings]
         _emit({"ok": all(f.ok for f in findings if f.required), "findings": rows})
 
 
@@ -296,9 +321,17 @@ def _out(as_json: bool) -> Any:
 def _import(modules: list[str]) -> None:
     from .envs.registry import import_module
 
-    sys.path.insert(0, "")  # as `python -m` would: modules of the working folder can be named
+    if "" not in sys.path:  # as `python -m` would: modules of the working folder can be named
+        sys.path.insert(0, "")
     for module in modules:
         import_module(module)
+
+
+def _at_least(least: int, **options: float) -> None:
+    for name, value in options.items():
+        if not value >= least:
+            flag = name.replace("_", "-")
+            raise PalaestraError(f"--{flag} must be {least} or more, got {value}")
 
 
 def _need(*modules: str, extra: str) -> None:
@@ -314,7 +347,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _options(env: str, tasks: str, option: list[str]) -> dict[str, Any]:
+def _options(tasks: str, option: list[str]) -> dict[str, Any]:
     import tomllib
 
     options: dict[str, Any] = {"tasks": tasks} if tasks else {}
@@ -322,6 +355,8 @@ def _options(env: str, tasks: str, option: list[str]) -> dict[str, Any]:
         name, equals, value = each.partition("=")
         if not equals:
             raise PalaestraError(f"'{each}' is not of the form key=value, such as -o max_turns=6")
+        if name in ("split", "tasks"):
+            raise PalaestraError(f"'{name}' is not given by -o but as --{name} {value}")
         try:
             options[name] = tomllib.loads(f"x = {value}")["x"]
         except tomllib.TOMLDecodeError:
@@ -332,11 +367,19 @@ def _options(env: str, tasks: str, option: list[str]) -> dict[str, Any]:
 def _make(env: str, split: str, tasks: str, option: list[str]) -> Any:
     from .envs.registry import make
 
-    return make(env, split=split, **_options(env, tasks, option))
+    options = _options(tasks, option)
+    try:
+        return make(env, split=split, **options)
+    except TypeError as error:
+        if not option:
+            raise
+        raise PalaestraError(f"{env} cannot be made with {', '.join(option)}: {error}") from None
 
 
 def _new_folder(out: str) -> Path:
     folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise PalaestraError(f"'{out}' is a file; choose a new folder with --out DIR")
     if folder.exists() and any(folder.iterdir()):
         raise PalaestraError(f"'{out}' is not empty; choose a new folder with --out DIR")
     folder.mkdir(parents=True, exist_ok=True)
@@ -359,6 +402,8 @@ def _print_report(report: dict[str, Any], as_json: bool) -> None:
 
 
 def _brief(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, dict):
         return "  ".join(f"{name} {_brief(each)}" for name, each in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -387,8 +432,17 @@ def _ask() -> str | None:
         return None
 
 
+def _written(call: Any) -> str:
+    return (
+        f"{call.name}({', '.join(f'{name}={value!r}' for name, value in call.arguments.items())})"
+    )
+
+
 def _typed(line: str, game: Any) -> Any:
-    """What a person typed as an action: JSON, `tool value ...`, or `tool key=value ...`."""
+    """What a person typed as an action: JSON, `tool value ...`, or `tool key=value ...`.
+
+    Raises PalaestraError when it is no call; whether its arguments fit, the environment says.
+    """
     from .core import Message, ToolCall
 
     if line.startswith(("{", "<")):
@@ -396,25 +450,33 @@ def _typed(line: str, game: Any) -> Any:
     try:
         name, *words = shlex.split(line)
     except ValueError as error:
-        print(f"  cannot read that: {error}")
-        return None
+        raise PalaestraError(f"cannot read that: {str(error).lower()}") from None
     if name not in game.tool_table:
-        print(f"  there is no tool '{name}'; tools: {', '.join(game.tool_table)}, expert, quit")
-        return None
-    properties = game.tool_table[name].spec.parameters["properties"]
+        tools = ", ".join(game.tool_table)
+        raise PalaestraError(
+            f"there is no tool '{name}'; type one of {tools}, expert, ledger, quit"
+        )
+    spec = game.tool_table[name].spec
+    properties = spec.parameters["properties"]
     arguments: dict[str, Any] = {}
-    for key, word in zip(properties, words, strict=False):
-        given, equals, value = word.partition("=")
-        named = bool(equals) and given in properties
-        arguments[given if named else key] = _value(value if named else word)
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in properties:
+            key, value = next((key for key in properties if key not in arguments), ""), word
+        if not key:
+            raise PalaestraError(f"'{word}' is too much for {_signature(spec)}; quote what is one")
+        arguments[key] = _value(value, properties[key].get("type"))
     return Message("assistant", tool_calls=(ToolCall(name, arguments, "call_0"),))
 
 
-def _value(word: str) -> Any:
+def _value(word: str, type: str | None) -> Any:
+    """A typed word as what the schema asks for; a list may be written a,b,c."""
+    if type == "string":
+        return word
     try:
         return json.loads(word)
     except json.JSONDecodeError:
-        return word
+        return word.strip("[]").split(",") if type == "array" else word
 
 
 if __name__ == "__main__":

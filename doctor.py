@@ -28,7 +28,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at Python, libraries, accelerators, threads, memory and sandbox tools; change nothing."""
+    """Look at Python, libraries, GPU, threads, memory and sandbox tools; change nothing."""
     return [
         _python(),
         _sqlite(),
@@ -98,5 +98,9 @@ def _memory() -> Finding:
 
 def _program(name: str, use: str, advice: str) -> Finding:
     found = shutil.which(name)
-    return Finding(name, bool(found), f"{use}: {'found' if found else 'not installed'}",
-                   "" if found else advice)
+    return Finding(
+        name,
+        bool(found),
+        f"{use}: {'found' if found else 'not installed'}",
+        "" if found else advice,
+    )

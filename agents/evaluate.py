@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..envs import Env
 from .agent import AgentMaker
 from .rollout import Envs, Job, rollouts
@@ -38,12 +40,19 @@ def run(
 
 
 def jobs_for(env: str, tasks: int, n: int, samples: int, seed: int) -> list[Job]:
-    """The first `n` tasks, `samples` seeds each. The same arguments give the same episodes."""
+    """The first `n` tasks, `samples` seeds each. The same arguments give the same episodes.
+
+    Every episode has a seed of its own: with one for all, they would share their luck.
+    """
     return [
-        Job(env, index, seed + sample, sample, f"{env}/{index}")
+        Job(env, index, _seed(seed, index, sample), sample, f"{env}/{index}")
         for index in range(min(n, tasks))
         for sample in range(samples)
     ]
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def success(trajectory: Trajectory) -> bool:

@@ -1,17 +1,20 @@
-"""Policy specs: `tiny`, `hf:DIR_OR_ID`, `expert`, `random`, `null`, `python:module:callable`, ..."""
+"""Policy specs: `tiny`, `hf:DIR_OR_ID`, `python:module:callable`, `expert`, `random`, `null`"""
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core import PalaestraError, did_you_mean
 from ..envs import Env
 from ..envs.registry import import_module
-from .agent import AgentMaker, Policy, Sampling
+from .agent import Agent, AgentMaker, Policy, Sampling
 from .scripted import SCRIPTED
 
 SPECS = ("tiny", "hf:DIR_OR_ID", "python:module:callable", *SCRIPTED)
@@ -36,24 +39,39 @@ def load_policy(
     """Read a spec; `envs` are those it will act in (the untrained `tiny` is built from them)."""
     kind, _, rest = spec.partition(":")
     if spec in SCRIPTED:
-        return LoadedPolicy(spec, SCRIPTED[spec])
-    if kind == "python" and rest:
-        module, _, name = rest.rpartition(":")
-        maker = getattr(import_module(module), name, None)
-        if maker is None:
-            raise PalaestraError(f"the module '{module}' has no '{name}'")
-        return LoadedPolicy(spec, maker)
+        return LoadedPolicy(spec, seeded(SCRIPTED[spec]))
+    if kind == "python":
+        return LoadedPolicy(spec, seeded(imported(spec, rest)))
     if kind == "hf" and rest:
         return chat_policy(spec, rest, sampling, max_context, slots)
     if spec == "tiny":
-        import tempfile
-
         from . import tiny
 
-        folder = Path(tempfile.mkdtemp(prefix="palaestra-tiny-"))
-        tiny.build(folder, envs)
-        return chat_policy(spec, str(folder), sampling, max_context, slots)
+        with tempfile.TemporaryDirectory(prefix="palaestra-tiny-") as folder, quiet_transformers():
+            tiny.build(Path(folder), envs)
+            return chat_policy(spec, folder, sampling, max_context, slots)
     raise PalaestraError(f"no policy is called '{spec}'.{did_you_mean(spec, SPECS)}")
+
+
+def imported(spec: str, path: str) -> AgentMaker:
+    """The callable that `module:callable` names."""
+    module, _, name = path.rpartition(":")
+    if not module or not name:
+        raise PalaestraError(f"'{spec}' is not of the form python:module:callable")
+    found = getattr(import_module(module), name, None)
+    if not callable(found):
+        raise PalaestraError(f"the module '{module}' has no callable '{name}'")
+    return found  # type: ignore[no-any-return]
+
+
+def seeded(maker: AgentMaker) -> AgentMaker:
+    """Agents whose seed is their episode's own: of its seed, and of which sibling it is."""
+
+    def make(env: Env, sample: int) -> Agent:
+        sequence = np.random.SeedSequence([env.episode.seed, sample])
+        return maker(env, int(sequence.generate_state(1)[0]))
+
+    return make
 
 
 def chat_policy(

@@ -44,4 +44,5 @@ def read(path: Path) -> Iterator[Trajectory]:
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(str(part) for part in first["loc"])
-                raise PalaestraError(f"{path}, line {number}: {where} {first['msg']}") from None
+                what = f"{where}: {first['msg']}" if where else first["msg"]
+                raise PalaestraError(f"{path}, line {number}: {what}") from None

@@ -390,7 +390,11 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
 
         name, colon, path = spec.partition(":")
         if not colon or not path:
-            raise PalaestraError(f"tasks='{spec}' is not of the form FORMAT:PATH")
+            formats = ", ".join(f"{name}:PATH" for name in self.formats) or "none here"
+            raise PalaestraError(
+                f"tasks='{spec}' names no data; give FORMAT:PATH with the path of a folder, as in "
+                f"--tasks or env.tasks= on the command line (formats: {formats})"
+            )
         if name not in self.formats:
             raise PalaestraError(
                 f"{type(self).__name__} reads no format '{name}'.{did_you_mean(name, self.formats)}"

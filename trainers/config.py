@@ -17,7 +17,9 @@ from .algorithm import ALGORITHMS
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
 
 class EnvConfig(Section):
@@ -52,10 +54,10 @@ class SFTConfig(Section):
     steps: Annotated[int, Field(ge=0)] = 0
     episodes: Annotated[int, Field(ge=1)] = 2000
     batch_size: Annotated[int, Field(ge=1)] = 16
-    learning_rate: float = 2e-3
-    muon_learning_rate: float = 0.0
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    muon_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     """Above 0: Muon for the inner matrices (good for tiny models from scratch)."""
-    context_weight: float = 0.0
+    context_weight: Annotated[float, Field(ge=0)] = 0.0
     """Loss weight of tokens that the policy does not write."""
     style: dict[str, float] = {}
     """Arguments of the expert: `haste`, `slips`, ... make an imperfect demonstrator."""
@@ -67,7 +69,7 @@ class AlgorithmConfig(Section):
     tasks_per_step: Annotated[int, Field(ge=1)] = 16
     minibatches: Annotated[int, Field(ge=1)] = 2
     """Optimizer steps per collected batch."""
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.28
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -91,6 +93,13 @@ class EvalConfig(Section):
     """At the end, evaluate once more with tools that answer nothing."""
     reference: str = ""
     """A packaged JSON file with a recorded line to print beside the result."""
+
+    @field_validator("reference")
+    @classmethod
+    def _packaged(cls, name: str) -> str:
+        if name and name not in (names := packaged(".json")):
+            raise ValueError(f"no such file is packaged; there are: {', '.join(names) or 'none'}")
+        return name
 
 
 class Config(Section):
@@ -147,21 +156,26 @@ def check(raw: dict[str, Any], source: str) -> Config:
 
 def read_toml(path: str) -> dict[str, Any]:
     file = Path(path)
-    if file.is_file():
-        text = file.read_text(encoding="utf-8")
-    else:
-        packaged = resources.files("palaestra.configs")
-        name = file.name if file.suffix == ".toml" else f"{file.name}.toml"
-        names = sorted(each.name for each in packaged.iterdir() if each.name.endswith(".toml"))
-        if name not in names:
+    names = packaged(".toml")
+    name = file.name if file.suffix == ".toml" else f"{file.name}.toml"
+    try:
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+        elif name in names and str(file.parent) in (".", "configs"):
+            text = resources.files("palaestra.configs").joinpath(name).read_text(encoding="utf-8")
+        else:
             raise PalaestraError(
                 f"there is no config file '{path}'. Packaged configs: {', '.join(names)}."
             )
-        text = packaged.joinpath(name).read_text(encoding="utf-8")
-    try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PalaestraError(f"{path} is not valid TOML: {error}") from None
+
+
+def packaged(suffix: str) -> list[str]:
+    """The names of the files that come with the package."""
+    files = resources.files("palaestra.configs").iterdir()
+    return sorted(file.name for file in files if file.name.endswith(suffix))
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -178,6 +192,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     for key in path:
         if isinstance(place, list):
             place = _item(place, key, name)
+            continue
+        if place is raw.get("env") and key == "0":  # a single environment is the first one
             continue
         place = place.setdefault(key, {})
         if not isinstance(place, (dict, list)):
@@ -202,6 +218,8 @@ def _sentence(detail: Any) -> str:
         return f"unknown key '{where}'.{did_you_mean(str(detail['loc'][-1]), fields)}"
     if detail["type"] == "missing":
         return f"the key '{where}' is missing"
+    if detail["type"] in ("model_type", "list_type") and len(detail["loc"]) <= 2:
+        return f"'{where}' is a section with keys of its own, got {detail['input']!r:.60}"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{where} = {detail['input']!r:.60}: {message}" if where else message
 

@@ -29,9 +29,7 @@ def write_report(run: Run) -> dict[str, Any]:
 
 def gather(run: Run) -> dict[str, Any]:
     lines = run.metrics.read()
-    evaluations = {
-        line["evaluation"]: line for line in lines if "evaluation" in line
-    }
+    evaluations = {line["evaluation"]: line for line in lines if "evaluation" in line}
     report: dict[str, Any] = {
         "out": str(run.out),
         "config": run.config.digest(),
