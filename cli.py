@@ -59,7 +59,7 @@ def envs(json: Json = False, import_: Import = []) -> None:  # noqa: B006
     from .envs.registry import ENVS, env_class
 
     _import(import_)
-    table = []
+    table: list[dict[str, Any]] = []
     for id in ENVS:
         cls = env_class(id)
         table.append(

@@ -41,7 +41,7 @@ def examine() -> list[Finding]:
     ]
 
 
-_LIBRARIES = {"torch": "train", "transformers": "train", "tokenizers": "train", "vllm": ""}
+_LIBRARIES = {"torch": "train", "transformers": "train", "tokenizers": "train"}
 
 
 def _python() -> Finding:

@@ -137,7 +137,9 @@ class ChatTemplate:
     def _encode_pieces(self, pieces: Sequence[str | Message]) -> list[int]:
         ids: list[int] = []
         for piece in pieces:
-            ids += self._encode(piece) if isinstance(piece, str) else self.encode_text(piece.content)
+            ids += (
+                self._encode(piece) if isinstance(piece, str) else self.encode_text(piece.content)
+            )
         return ids
 
     def _encode(self, text: str) -> list[int]:

@@ -86,9 +86,7 @@ class TorchEngine:
 
     # ---- the Policy protocol ---------------------------------------------------------------
 
-    async def sample(
-        self, ids: Sequence[int], sampling: Sampling, session: str = ""
-    ) -> Completion:
+    async def sample(self, ids: Sequence[int], sampling: Sampling, session: str = "") -> Completion:
         """Continue `ids`. Raises ContextFull when not even one token fits."""
         if len(ids) + 1 > self.max_context:
             raise ContextFull(f"{len(ids)} tokens; the context holds {self.max_context}")
@@ -273,10 +271,12 @@ class TorchEngine:
             session.request = None
             if self.audit is not None:
                 self.audit.append((request.session, tuple(request.ids), tuple(request.tokens)))
-            finish = "stop" if stopped else "length"
             request.future.set_result(
                 Completion(
-                    tuple(request.tokens), tuple(request.logprobs), finish, request.version  # type: ignore[arg-type]
+                    tuple(request.tokens),
+                    tuple(request.logprobs),
+                    "stop" if stopped else "length",
+                    request.version,
                 )
             )
 
@@ -366,7 +366,7 @@ def choose(
 
 
 def _truncate(logits: Tensor, setting: Sampling) -> Tensor:
-    """Everything outside the top k and the nucleus p gets probability zero. logits: [vocabulary]."""
+    """Outside the top k and the nucleus p, probability is zero. logits: [vocabulary]."""
     ranked, order = logits.sort(descending=True, stable=True)
     keep = torch.ones_like(ranked, dtype=torch.bool)
     if setting.top_k:

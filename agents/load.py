@@ -102,21 +102,35 @@ def chat_maker(engine: Policy, template: Any, sampling: Sampling) -> AgentMaker:
 def load_model(model: str) -> tuple[Any, Any]:
     """Tokenizer and causal LM of a directory or hub id, in the dtype they were saved in."""
     folder = Path(model).expanduser()
-    local = folder.is_dir() or model.startswith((".", "/", "~"))
-    if local and not (folder / "config.json").is_file():
-        raise PalaestraError(f"there is no model in '{model}': it has no config.json")
-    if local and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise PalaestraError(f"the model directory '{model}' has no weights (*.safetensors)")
+    local = folder.is_dir() or model.startswith((".", "/", "~")) or model.count("/") > 1
+    if local:
+        _check_directory(folder, model)
+    source = str(folder) if local else model
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_transformers():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model)
-            network = AutoModelForCausalLM.from_pretrained(model)
-        except (OSError, ValueError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            network = AutoModelForCausalLM.from_pretrained(source)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0]
-            raise PalaestraError(f"cannot load the model '{model}': {first}") from None
+            what = f"'{model}'" if local else f"'{model}' (there is no such folder here)"
+            raise PalaestraError(f"cannot load the model {what}: {first}") from None
     return tokenizer, network
+
+
+def _check_directory(folder: Path, model: str) -> None:
+    if not folder.is_dir():
+        raise PalaestraError(f"there is no model directory '{model}'")
+    needed = {
+        "config.json": ["config.json"],
+        "weights (*.safetensors)": ["*.safetensors", "*.bin"],
+        "tokenizer (tokenizer.json)": ["tokenizer.json", "*.model", "vocab.*", "*.tiktoken"],
+    }
+    for what, patterns in needed.items():
+        if not any(any(folder.glob(pattern)) for pattern in patterns):
+            raise PalaestraError(f"the model directory '{model}' has no {what}")
 
 
 @contextlib.contextmanager

@@ -57,6 +57,7 @@ async def rollouts(
     """Run `jobs`, at most `concurrency` at once, and yield trajectories as they finish."""
     waiting = iter(jobs)
     running: set[asyncio.Task[Trajectory]] = set()
+    done: set[asyncio.Task[Trajectory]] = set()
     with ThreadPoolExecutor(max_workers=min(32, concurrency)) as threads:
         try:
             while True:
@@ -71,7 +72,7 @@ async def rollouts(
         finally:
             for task in running:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*running, *done, return_exceptions=True)
 
 
 async def _twice(

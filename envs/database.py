@@ -138,13 +138,13 @@ def _connect(source: Path | bytes) -> sqlite3.Connection:
 
     Statements are not cached: a cached one would not pass the authorizer again.
     """
-    options: dict[str, Any] = {
+    options: Any = {
         "check_same_thread": False,
         "isolation_level": None,
         "cached_statements": 0,
     }
     if isinstance(source, bytes):
-        db = sqlite3.connect(":memory:", **options)
+        db: sqlite3.Connection = sqlite3.connect(":memory:", **options)
         db.deserialize(source)
         return db
     if not source.is_file():

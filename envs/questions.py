@@ -113,9 +113,7 @@ class QuestionEnv(Env):
 
     # ---- the expert ------------------------------------------------------------------------
 
-    def expert(
-        self, rng: np.random.Generator, haste: float = 0.0, slips: float = 0.0
-    ) -> Message:
+    def expert(self, rng: np.random.Generator, haste: float = 0.0, slips: float = 0.0) -> Message:
         """Look up the first hop not seen yet, say what the last one gave, answer at the end.
 
         With probability `haste` it answers with an intermediate object instead of going on; with

@@ -120,21 +120,19 @@ class SQL(QuestionEnv):
             raise ToolError(str(error)) from None
 
     def _shows(self, result: Result, hop: Any) -> bool:
-        """A hop is seen when a row has its object in its own column and its subject was asked.
+        """A hop is seen when its object is the one value of its own column.
 
-        The subject must stand in the same row or be the only one selected: one row, so that
-        dumping a whole table does not count as having found everything.
+        One row alone: dumping a whole table does not count as having found everything.
         """
         column = hop["relation"].replace(" ", "_")
         if column not in result.columns or len(result.rows) != 1:
             return False
-        return str(result.rows[0][result.columns.index(column)]) == hop["object"]
+        shown = str(result.rows[0][result.columns.index(column)])
+        return bool(shown == hop["object"])
 
     # ---- the expert ------------------------------------------------------------------------
 
-    def expert(
-        self, rng: np.random.Generator, haste: float = 0.0, slips: float = 0.0
-    ) -> Message:
+    def expert(self, rng: np.random.Generator, haste: float = 0.0, slips: float = 0.0) -> Message:
         if "sql" in self.task.gold:  # run the gold once, then submit it
             gold = self.task.gold["sql"]
             ran = any(turn.message.tool_calls for turn in self.episode.turns)

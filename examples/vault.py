@@ -13,7 +13,9 @@ class Vault(palaestra.Env):
 
     def generate(self):
         ask = Message("user", "The code is a number from 0 to 15. Open the vault.")
-        return Generated(lambda i: Task(f"{self.split}-{i}", "me/Vault-v0", self.split, (ask,)), 1000)
+        return Generated(
+            lambda i: Task(f"{self.split}-{i}", "me/Vault-v0", self.split, (ask,)), 1000
+        )
 
     def begin(self, task, rng):
         self.code = int(rng.integers(16))

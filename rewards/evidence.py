@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from ..core import Episode
 from .checklist import Item
@@ -33,7 +34,7 @@ def chain_items(episode: Episode) -> Sequence[Item]:
             Item(
                 f"bridge-{hop + 1}",
                 f"Is '{step['object']}' used after it was seen?",
-                lambda seen, hop=hop: hop in seen.facts.get("used_bridges", ()),
+                partial(_bridged, hop),
                 dependence=(items[-1].id,) if items else (),
             )
         )
@@ -44,3 +45,7 @@ def chain_items(episode: Episode) -> Sequence[Item]:
         dependence=(items[-1].id,) if items else (),
     )
     return [*items, support]
+
+
+def _bridged(hop: int, episode: Episode) -> bool:
+    return hop in episode.facts.get("used_bridges", ())

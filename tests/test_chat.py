@@ -1,4 +1,4 @@
-"""Chat templates, piece by piece: append-only, bytes unchanged, no special ids from ordinary text."""
+"""Chat templates, piece by piece: append-only, bytes unchanged, no special ids from text."""
 
 import asyncio
 import importlib.metadata
@@ -156,7 +156,9 @@ class Canned:
 def test_sampled_ids_are_kept_and_never_encoded_again(tiny_tokenizer, stockroom):
     """The reply is sampled in an odd tokenisation: byte by byte."""
     template = ChatTemplate(tiny_tokenizer)
-    odd = [id for char in '<tool_call>{"name": "look"}</tool_call>' for id in template._encode(char)]
+    odd = [
+        id for char in '<tool_call>{"name": "look"}</tool_call>' for id in template._encode(char)
+    ]
     policy = Canned([*odd, template.end])
     agent = ChatAgent(policy, template, Sampling(), "s")
     conversation = [*stockroom.reset(seed=0)[0]]

@@ -66,7 +66,7 @@ def test_a_config_that_was_dumped_checks_as_the_same(config):
 
 def test_a_missing_file_is_refused_with_the_packaged_ones(config, tmp_path):
     for path in (tmp_path / "nope.toml", tmp_path / "tiny.toml", "other/tiny.toml", "tiyn"):
-        with pytest.raises(PalaestraError, match=f"no config file '{path}'.*Packaged.*tiny.toml"):
+        with pytest.raises(PalaestraError, match=rf"no config file '{path}'.*Packaged.*tiny\.toml"):
             load_config(str(path))
 
 
@@ -75,7 +75,7 @@ def test_what_is_no_toml_is_refused_with_the_place(config, tmp_path):
     assert "mine.toml is not valid TOML" in sentence
     assert "line 2" in sentence
     (tmp_path / "latin.toml").write_bytes(b"out = '\xe9'")
-    with pytest.raises(PalaestraError, match="latin.toml is not valid TOML"):
+    with pytest.raises(PalaestraError, match=r"latin\.toml is not valid TOML"):
         load_config(str(tmp_path / "latin.toml"))
 
 

@@ -138,13 +138,9 @@ def test_a_context_that_is_full_raises(engine):
     assert len(last.tokens) == 1
 
 
-def test_a_failure_inside_reaches_every_caller(engine):
-    with pytest.raises(ValueError, match="state_dict|Missing|size mismatch|Error") as caught:
-        try:
-            engine.load({"nonsense": torch.zeros(1)}, 1)
-        except RuntimeError as error:
-            raise ValueError(str(error)) from None
-    assert "nonsense" in str(caught.value)
+def test_weights_that_do_not_fit_are_refused_and_the_engine_lives_on(engine):
+    with pytest.raises(RuntimeError, match="nonsense"):
+        engine.load({"nonsense": torch.zeros(1)}, 1)
     assert asyncio.run(engine.sample([5, 6], Sampling(max_tokens=1))).tokens
 
 

@@ -125,7 +125,7 @@ class Shaky(Env):
 
 
 def run(faults, n=6, **settings):
-    begun: Counter[int] = Counter()
+    begun = Counter()
     report, done = evaluate(
         "me/Shaky-v0",
         lambda: Shaky(split="test", faults=faults, begun=begun),

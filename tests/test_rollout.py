@@ -1,4 +1,4 @@
-"""Rollouts: order and concurrency change nothing, slow episodes hold nobody up, faults are named."""
+"""Rollouts: order and concurrency change nothing, no episode waits, faults are named."""
 
 import asyncio
 import threading

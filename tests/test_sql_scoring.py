@@ -11,7 +11,8 @@ from palaestra.envs.database import Result
 from palaestra.rewards.sql import Verdict, compare, official, strict
 
 BOTH, OFFICIAL_ONLY, STRICT_ONLY, NEITHER = (
-    Verdict(official=o, strict=s) for o, s in [(1, 1), (1, 0), (0, 1), (0, 0)]
+    Verdict(official=o, strict=s)
+    for o, s in [(True, True), (True, False), (False, True), (False, False)]
 )
 
 

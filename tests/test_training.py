@@ -25,7 +25,9 @@ REWARDS = st.lists(st.one_of(st.none(), st.floats(-5, 5)), min_size=1, max_size=
 
 def test_grpo_and_dr_grpo_match_the_published_fixture():
     """methods: R = (1, 0, 0, 1) gives +-.8660 and +-.5."""
-    assert group_relative([1, 0, 0, 1]) == pytest.approx([0.8660, -0.8660, -0.8660, 0.8660], abs=1e-4)
+    assert group_relative([1, 0, 0, 1]) == pytest.approx(
+        [0.8660, -0.8660, -0.8660, 0.8660], abs=1e-4
+    )
     assert group_relative([1, 0, 0, 1], std=False) == [0.5, -0.5, -0.5, 0.5]
 
 

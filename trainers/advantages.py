@@ -31,9 +31,7 @@ def group_relative(rewards: Sequence[float | None], std: bool = True) -> list[fl
     return [0.0 if reward is None else (reward - mean) / scale for reward in rewards]
 
 
-def turn_relative(
-    rewards: Sequence[Sequence[float] | None], std: bool = True
-) -> list[list[float]]:
+def turn_relative(rewards: Sequence[Sequence[float] | None], std: bool = True) -> list[list[float]]:
     """The same, turn by turn: what a turn earned against siblings that reached that turn.
 
     CM2's turn estimator (mark A) without its cut-off for small groups. Ragged turns are fine.

@@ -35,7 +35,10 @@ def grpo_turns(group: Group) -> Advantages:
     The turn part is CM2's turn estimator (mark A); adding the two is our reading (mark C).
     """
     outcome = group_relative(
-        [_sum(each, lambda entry: entry.kind == "outcome") if each.valid else None for each in group]
+        [
+            _sum(each, lambda entry: entry.kind == "outcome") if each.valid else None
+            for each in group
+        ]
     )
     earned = [_by_turn(each) if each.valid else None for each in group]
     return [

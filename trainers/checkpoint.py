@@ -32,14 +32,13 @@ class Place:
 def save(folder: Path, place: Place, model: Any, optimizer: Any, keep: int) -> Path:
     """Write a checkpoint and remove all but the newest `keep`."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save_model
 
     folder.mkdir(parents=True, exist_ok=True)
     final, part = folder / place.name, folder / f".{place.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, part / "model.safetensors")
+    save_model(model, str(part / "model.safetensors"))  # knows tied weights
     torch.save(optimizer.state_dict(), part / "optimizer.pt")
     state = {"phase": PHASES[place.phase], "step": place.step}
     (part / "state.json").write_text(json.dumps(state))
@@ -68,9 +67,9 @@ def places(folder: Path) -> list[Place]:
 def load(folder: Path, place: Place, model: Any, optimizer: Any | None) -> None:
     """Put a checkpoint's weights (and optimizer state, when asked) in place."""
     import torch
-    from safetensors.torch import load_file
+    from safetensors.torch import load_model
 
-    model.load_state_dict(load_file(folder / place.name / "model.safetensors"))
+    load_model(model, folder / place.name / "model.safetensors")
     if optimizer is not None:
         state = torch.load(folder / place.name / "optimizer.pt", weights_only=True)
         optimizer.load_state_dict(state)

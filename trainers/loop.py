@@ -55,7 +55,7 @@ class Run:
     template: Any
     engine: Any
     metrics: Metrics
-    place: Place = Place(SFT, 0)
+    place: Place
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -163,7 +163,11 @@ def reinforce(run: Run) -> None:
             if config.save_episodes:
                 path = run.out / "episodes" / f"train-{step + 1:06d}.jsonl"
                 records.write(path, (each for group in groups for each in group))
-            if config.eval.every and (step + 1) % config.eval.every == 0 and step + 1 < config.steps:
+            if (
+                config.eval.every
+                and (step + 1) % config.eval.every == 0
+                and step + 1 < config.steps
+            ):
                 evaluate_as(run, f"step-{step + 1}", "validation")
             _maybe_checkpoint(run, optimizer, config.checkpoint_every, config.steps)
 

@@ -30,7 +30,8 @@ class Optimizer:
     """AdamW, or Muon for the inner matrices with AdamW for the rest (`muon` > 0 is its rate)."""
 
     def __init__(self, model: Any, rate: float, muon: float = 0.0):
-        matrices, rest = [], []
+        matrices: list[torch.nn.Parameter] = []
+        rest: list[torch.nn.Parameter] = []
         outside = {id(p) for p in model.get_input_embeddings().parameters()}
         outside |= {id(p) for p in model.get_output_embeddings().parameters()}
         for parameter in model.parameters():

@@ -17,7 +17,7 @@ from typing import Any
 from ...core import PalaestraError, Task, system, user
 from ..retrieval import Corpus
 from ..world import Document
-from .spider import field, read_text
+from .files import field, read_text
 
 INSTRUCTION = (
     "Answer the question from the documents, in the fewest words. "
