@@ -58,8 +58,7 @@ def _sqlite() -> Finding:
 
 def _library(name: str, extra: str) -> Finding:
     if importlib.util.find_spec(name) is None:
-        advice = f"pip install 'palaestra[{extra}]'" if extra else "optional: faster rollouts"
-        return Finding(name, False, "not installed", advice)
+        return Finding(name, False, "not installed", f"pip install 'palaestra[{extra}]'")
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

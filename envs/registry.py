@@ -40,10 +40,30 @@ def make(id: str, **options: Any) -> Env:
     id = id.rpartition(":")[2]
     given = {**_OPTIONS.get(id, {}), **options}
     known = options_of(cls)
-    for name in given:
+    for name, value in given.items():
         if name not in known:
             raise PalaestraError(f"{id} has no option '{name}'.{did_you_mean(name, known)}")
+        _check_plain(id, name, value, str(known[name].annotation))
     return cls(**given)
+
+
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "None": (type(None),),
+}
+
+
+def _check_plain(id: str, name: str, value: Any, annotation: str) -> None:
+    """Refuse a value of the wrong type early, where the option's type is made of plain ones."""
+    kinds = annotation.split(" | ")
+    if not set(kinds) <= set(_PLAIN):
+        return
+    allowed = tuple(kind for each in kinds for kind in _PLAIN[each])
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        raise PalaestraError(f"the option '{name}' of {id} is {annotation}, got {value!r}")
 
 
 def env_class(id: str) -> type[Env]:
@@ -54,7 +74,10 @@ def env_class(id: str) -> type[Env]:
     if id not in ENVS:
         raise PalaestraError(f"no environment is called '{id}'.{did_you_mean(id, ENVS)}")
     path, _, name = ENVS[id].partition(":")
-    return getattr(import_module(path), name)  # type: ignore[no-any-return]
+    cls = getattr(import_module(path), name, None)
+    if cls is None:
+        raise PalaestraError(f"{id} is registered as '{ENVS[id]}', but '{path}' has no '{name}'")
+    return cls  # type: ignore[no-any-return]
 
 
 def import_module(name: str) -> Any:

@@ -14,6 +14,7 @@ import pytest
 
 from palaestra import cli
 from palaestra.agents import records
+from palaestra.core import PalaestraError
 from palaestra.envs import registry
 
 STOCKROOM, SEARCH, SQL = (f"palaestra/{name}-v0" for name in ("Stockroom", "Search", "SQL"))
@@ -261,7 +262,7 @@ def test_options_of_the_environment_are_toml_or_plain_text(palaestra):
         ([STOCKROOM, "--policy", "python:json:x"], "the module 'json' has no callable 'x'"),
         ([STOCKROOM, "--split", "tset"], "split 'tset' does not exist; splits are train, valid"),
         ([STOCKROOM, "-o", "max_turnz=3"], "has no option 'max_turnz'. Did you mean 'max_turns'?"),
-        ([STOCKROOM, "-o", "max_turns=no"], "max_turns must be a whole number above 0, got 'no'"),
+        ([STOCKROOM, "-o", "max_turns=no"], "the option 'max_turns' of palaestra/Stockroom-v0 is"),
         ([STOCKROOM, "-o", "max_turns"], "'max_turns' is not of the form key=value"),
         ([STOCKROOM, "-o", "split=test"], "'split' is not given by -o but as --split test"),
         ([SEARCH, "-o", "hops=3"], "cannot be made with hops=3"),
@@ -485,3 +486,19 @@ def test_the_program_plays_through_pipes(tmp_path):
     done = program("play", STOCKROOM, cwd=tmp_path, input="expert\nexpert\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert "The episode is over: finished." in done.stdout
+
+
+def test_an_option_of_the_wrong_type_is_refused_before_anything_runs():
+    with pytest.raises(PalaestraError, match="the option 'results' of palaestra/Search"):
+        registry.make(SEARCH, results="abc")
+    with pytest.raises(PalaestraError, match=r"'max_turns' .* is int \| None, got True"):
+        registry.make(SEARCH, max_turns=True)
+
+
+def test_a_registered_class_that_does_not_exist_is_named():
+    registry.register("me/Gone-v0", "palaestra.envs.sql:Gone")
+    try:
+        with pytest.raises(PalaestraError, match="has no 'Gone'"):
+            registry.make("me/Gone-v0")
+    finally:
+        del registry.ENVS["me/Gone-v0"]

@@ -432,7 +432,7 @@ def test_an_environment_without_a_way_back_says_so():
         ({"parser": "hermez"}, "Did you mean 'hermes'"),
         ({"rewards": {"solvd": 1.0}}, "Did you mean 'solved'"),
         ({"tasks": []}, "was given no tasks"),
-        ({"tasks": "games.json"}, "not of the form FORMAT:PATH"),
+        ({"tasks": "games.json"}, "names no data; give FORMAT:PATH"),
         ({"tasks": "csv:games"}, "reads no format 'csv'"),
     ],
 )
