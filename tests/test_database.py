@@ -68,9 +68,6 @@ def test_a_result_names_the_tables_it_was_made_of(db):
     assert {"singer", "concert"} <= db.query(nested).tables
 
 
-@pytest.mark.xfail(
-    strict=True, reason="sqlite3 caches statements, so the authorizer is not asked a second time"
-)
 def test_a_query_that_is_run_again_names_its_tables_again(db):
     query = "SELECT name FROM singer"
     assert db.query(query).tables == db.query(query).tables == {"singer"}
