@@ -67,7 +67,8 @@ def main() -> None:
         seconds = train(runs / f"seed-{seed}", seed)
         train(runs / f"careful-{seed}", seed, *CAREFUL)
         parts = {
-            label: outcomes(runs / f"seed-{seed}", label) for label in ("before", "after", "control")
+            label: outcomes(runs / f"seed-{seed}", label)
+            for label in ("before", "after", "control")
         }
         parts["careful"] = outcomes(runs / f"careful-{seed}", "before")
         before += parts["before"]
@@ -106,8 +107,8 @@ def main() -> None:
             row("control: tools answer nothing", control),
             row("SFT on careful experts, no GRPO", careful),
             "",
-            f"Pooled difference: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over tasks; seeds differ more "
-            "than that interval says, so look at the rows too.",
+            f"Pooled difference: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over tasks; seeds differ "
+            "more than that interval says, so look at the rows too.",
             "",
             WORDS,
             "",
