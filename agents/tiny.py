@@ -1,9 +1,9 @@
 """The tiny policy: an ordinary Hugging Face model directory, built on the spot from nothing.
 
-A small Qwen3 (well under a million parameters, embeddings untied), a byte-level BPE trained on text of
-the environments it will act in, and a chat template with tools. It goes through exactly the same
+A small Qwen3 (well under a million parameters, embeddings untied), a byte-level BPE trained on text
+of the environments it will act in, and a chat template with tools. It goes through exactly the same
 code as a 30B model. Words that name things stay whole tokens; everything else may merge across
-spaces, which makes episodes two to three times shorter.
+spaces, which makes episodes several times shorter.
 """
 
 from __future__ import annotations
