@@ -203,6 +203,8 @@ def train(
         loaded = load_config(config, overrides)
         if not loaded.out:
             loaded = loaded.model_copy(update={"out": f"runs/{Path(config).stem}"})
+        imports = list(dict.fromkeys([*loaded.imports, *import_]))
+        loaded = loaded.model_copy(update={"imports": imports})
         report = loop.train(loaded, watch)
     print(render(report, Path(report["out"])), file=_out(json))
     if json:
@@ -248,7 +250,7 @@ def evaluate(
     from .agents.agent import Sampling
     from .agents.evaluate import evaluate as run_evaluation
     from .agents.load import load_policy
-    from .agents.records import write
+    from .agents.records import Log
     from .trainers.watch import Watch
 
     first = _make(env, split, tasks, option)
@@ -260,8 +262,14 @@ def evaluate(
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, noise=(seed,))
     loaded = load_policy(policy, [first], sampling, max_context, concurrency)
     total = min(count, len(first.tasks)) * samples
+    log = Log(folder / "episodes.jsonl" if folder else None)
     try:
         with Watch().phase(f"evaluate {policy}", total, 0) as tick:
+
+            def each(trajectory: Any) -> None:
+                log.add(trajectory)
+                tick("")
+
             report, done = run_evaluation(
                 env,
                 lambda: _make(env, split, tasks, option),
@@ -271,14 +279,15 @@ def evaluate(
                 seed=seed,
                 concurrency=concurrency,
                 policy=policy,
-                each=lambda _: tick(""),
+                each=each,
             )
     finally:
         loaded.close()
+        log.close()
     if tasks:
         report["tasks"] = tasks
     if folder:
-        write(folder / "episodes.jsonl", done)
+        log.finish(done)
         (folder / "report.json").write_text(_dumps(report) + "\n")
         report["out"] = str(folder)
     _print_report(report, json)
@@ -382,7 +391,10 @@ def _new_folder(out: str) -> Path:
         raise PalaestraError(f"'{out}' is a file; choose a new folder with --out DIR")
     if folder.exists() and any(folder.iterdir()):
         raise PalaestraError(f"'{out}' is not empty; choose a new folder with --out DIR")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PalaestraError(f"cannot make the folder '{out}': {error.strerror}") from None
     return folder
 
 

@@ -94,11 +94,9 @@ class ChatTemplate:
         wires = []
         for index, message in enumerate(messages):
             wire = message.to_openai() | {"content": f"\ue000{index}\ue001"}
-            for call in wire.get("tool_calls", ()):  # templates want objects, not JSON strings
-                function = call["function"]
-                function["arguments"] = dict(
-                    next(c.arguments for c in message.tool_calls if c.name == function["name"])
-                )
+            calls = zip(wire.get("tool_calls", ()), message.tool_calls, strict=True)
+            for shown, call in calls:  # templates want objects, not JSON strings
+                shown["function"]["arguments"] = dict(call.arguments)
             wires.append(wire)
         text = self._apply(wires, [spec.to_openai() for spec in tools], more)
         pieces: list[str | Message] = []

@@ -13,7 +13,9 @@ for bit the same alone, among many, and in any order of arrival (same machine, t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import itertools
 import queue
 import struct
 import threading
@@ -81,6 +83,9 @@ class TorchEngine:
         self._sessions: dict[str, _Session] = {}
         self._backlog: list[_Request] = []
         self._inbox: queue.Queue[Any] = queue.Queue()
+        self._door = threading.Lock()
+        self._dead: BaseException | None = None
+        self._once = itertools.count()
         self._thread = threading.Thread(target=self._serve, name="palaestra-engine", daemon=True)
         self._thread.start()
 
@@ -90,9 +95,9 @@ class TorchEngine:
         """Continue `ids`. Raises ContextFull when not even one token fits."""
         if len(ids) + 1 > self.max_context:
             raise ContextFull(f"{len(ids)} tokens; the context holds {self.max_context}")
-        name = session or f"once-{id(ids)}-{sampling.noise}"
+        name = session or f"once-{next(self._once)}"
         request = _Request(name, list(ids), sampling, Future())
-        self._inbox.put(request)
+        self._put(request)
         try:
             return await asyncio.wrap_future(request.future)
         finally:
@@ -100,18 +105,27 @@ class TorchEngine:
                 self.release(name)
 
     def release(self, session: str) -> None:
-        self._inbox.put(session)
+        with contextlib.suppress(RuntimeError):  # a dead engine holds no session
+            self._put(session)
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Copy `weights` (a state dict) in; caches made with the old ones are forgotten."""
         done: Future[None] = Future()
-        self._inbox.put((weights, version, done))
-        done.result()
+        self._put((weights, version, done))
+        done.result(timeout=600)
 
     def close(self) -> None:
-        """Stop the thread; requests under way fail."""
-        self._inbox.put(None)
+        """Stop the thread; requests under way fail. May be called twice."""
+        with contextlib.suppress(RuntimeError):
+            self._put(None)
         self._thread.join(timeout=60)
+
+    def _put(self, item: Any) -> None:
+        """Hand something to the thread; raises when there is nobody to take it."""
+        with self._door:
+            if self._dead is not None:
+                raise RuntimeError(f"the engine has stopped: {self._dead}") from self._dead
+            self._inbox.put(item)
 
     # ---- the thread ------------------------------------------------------------------------
 
@@ -122,19 +136,25 @@ class TorchEngine:
                     self._admit()
                     if not self._prefill():
                         self._decode()
-        except BaseException as error:
+            self._fail(RuntimeError("it was closed"))
+        except BaseException as error:  # the callers get it; a thread has nobody to tell
             self._fail(error)
-            raise
-        self._fail(RuntimeError("the engine was closed"))
 
     def _fail(self, error: BaseException) -> None:
-        """No caller may wait forever: everything under way gets the error."""
+        """No caller may wait forever: everything under way, and all that comes, gets the error."""
+        with self._door:
+            self._dead = error
+        waiting: list[Future[Any]] = [request.future for request in self._backlog]
+        waiting += [s.request.future for s in self._sessions.values() if s.request]
         while not self._inbox.empty():
-            if isinstance(item := self._inbox.get(), _Request):
-                self._backlog.append(item)
-        for request in self._backlog + [s.request for s in self._sessions.values() if s.request]:
-            if not request.future.done():
-                request.future.set_exception(error)
+            item = self._inbox.get()
+            if isinstance(item, _Request):
+                waiting.append(item.future)
+            elif isinstance(item, tuple):
+                waiting.append(item[2])
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
 
     def _receive(self) -> bool:
         """Take in everything that has arrived; wait for something when there is nothing to do."""
@@ -165,6 +185,7 @@ class TorchEngine:
             done.set_exception(error)
 
     def _drop(self, name: str) -> None:
+        self._backlog = [request for request in self._backlog if request.session != name]
         if session := self._sessions.pop(name, None):
             self._free.append(session.slot)
 
@@ -173,6 +194,9 @@ class TorchEngine:
         later = []
         for request in self._backlog:
             session = self._sessions.get(request.session)
+            if session is not None and session.request is not None:
+                later.append(request)  # one reply of a session at a time
+                continue
             if session is None:
                 if not self._free:
                     later.append(request)
@@ -189,6 +213,7 @@ class TorchEngine:
                     session.ids, session.cached = list(request.ids), len(request.ids) - 1
             if session.ids[: session.cached] != request.ids[: session.cached]:
                 session.cached = 0
+            session.cached = min(session.cached, len(request.ids) - 1)
             session.ids = list(request.ids)
             session.request = request
         self._backlog = later
@@ -271,14 +296,14 @@ class TorchEngine:
             session.request = None
             if self.audit is not None:
                 self.audit.append((request.session, tuple(request.ids), tuple(request.tokens)))
-            request.future.set_result(
-                Completion(
-                    tuple(request.tokens),
-                    tuple(request.logprobs),
-                    "stop" if stopped else "length",
-                    request.version,
-                )
+            completion = Completion(
+                tuple(request.tokens),
+                tuple(request.logprobs),
+                "stop" if stopped else "length",
+                request.version,
             )
+            if request.future.set_running_or_notify_cancel():  # its caller may have gone
+                request.future.set_result(completion)
 
 
 class _SlotCache(Cache):
@@ -336,7 +361,7 @@ def _how(rows: list[_Session]) -> tuple[list[Sampling], list[float]]:
 
 def uniform(key: tuple[int, ...], position: int) -> float:
     """A number in [0, 1) that depends on the key and the position alone."""
-    packed = struct.pack(f"<{len(key) + 1}q", *key, position)
+    packed = ",".join(map(str, (*key, position))).encode()
     digest = hashlib.blake2b(packed, digest_size=8).digest()
     return int(struct.unpack("<Q", digest)[0] >> 11) / (1 << 53)
 

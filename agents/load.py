@@ -78,13 +78,19 @@ def chat_policy(
     spec: str, model: str, sampling: Sampling, max_context: int, slots: int
 ) -> LoadedPolicy:
     from .chat import ChatTemplate
-    from .engine import TorchEngine
 
     tokenizer, network = load_model(model)
     template = ChatTemplate(tokenizer)
-    positions = getattr(network.config, "max_position_embeddings", None) or max_context
-    engine = TorchEngine(network, slots, min(max_context, positions))
+    engine = make_engine(network, slots, max_context)
     return LoadedPolicy(spec, chat_maker(engine, template, sampling), engine)
+
+
+def make_engine(network: Any, slots: int, max_context: int) -> Policy:
+    """The embedded engine, its context no longer than the model's positions."""
+    from .engine import TorchEngine
+
+    positions = getattr(network.config, "max_position_embeddings", None) or max_context
+    return TorchEngine(network, slots, min(max_context, positions))
 
 
 def chat_maker(engine: Policy, template: Any, sampling: Sampling) -> AgentMaker:

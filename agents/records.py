@@ -26,11 +26,41 @@ def dump(trajectory: Trajectory) -> str:
 def write(path: Path, trajectories: Iterable[Trajectory]) -> None:
     """Write a whole file; a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     with part.open("w", encoding="utf-8") as file:
         for trajectory in trajectories:
             file.write(dump(trajectory) + "\n")
     part.replace(path)
+
+
+class Log:
+    """Episodes kept as they end, in `PATH.part`; `finish` puts them in order under `PATH`.
+
+    Whoever stops in between still has what was done. Without a path it keeps nothing.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self._file = part_of(path).open("w", encoding="utf-8") if path else None
+
+    def add(self, trajectory: Trajectory) -> None:
+        if self._file:
+            self._file.write(dump(trajectory) + "\n")
+            self._file.flush()
+
+    def finish(self, trajectories: Iterable[Trajectory]) -> None:
+        self.close()
+        if self.path:
+            write(self.path, trajectories)
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+
+def part_of(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
 
 
 def read(path: Path) -> Iterator[Trajectory]:

@@ -43,8 +43,15 @@ class Envs:
     def borrow(self, kind: str) -> Any:
         idle = self._idle.setdefault(kind, [])
         env = idle.pop() if idle else self._make(kind)
-        yield env
-        idle.append(env)  # not reached after an exception: a broken one is not used again
+        try:
+            yield env
+        except BaseException:
+            env.close()
+            raise
+        if env.broken:
+            env.close()
+        else:
+            idle.append(env)
 
 
 async def rollouts(

@@ -12,7 +12,7 @@ import inspect
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -73,7 +73,8 @@ class _Run:
     facts: Facts
     ledger: Ledger
     calls: int = 0
-    elapsed: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    """On the monotonic clock; in a snapshot, the seconds that had passed."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
         tasks: a source of tasks, or "FORMAT:PATH" for a published data set.
         rewards: new weights for terms of the rubric, by name (0 switches a term off).
         max_turns, max_tool_calls: budgets of an episode; each has its own StopReason.
-        time_limit: wall seconds per episode, checked between turns; None is no limit.
+        time_limit: wall seconds since `reset`, the policy's included; checked after each turn.
         parser: the call grammar of raw-text actions.
+        silent: tools answer nothing; a control that shows whether answers are read or remembered.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
@@ -121,13 +123,16 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
         max_tool_calls: int | None = None,
         time_limit: float | None = None,
         parser: str = "hermes",
+        silent: bool = False,
         render_mode: str | None = None,
     ):
         self.split = check_split(split)
         self.max_turns = _positive("max_turns", self.max_turns if max_turns is None else max_turns)
         calls = self.max_tool_calls if max_tool_calls is None else max_tool_calls
         self.max_tool_calls = _positive("max_tool_calls", calls)
-        self.time_limit = time_limit
+        if time_limit is not None and not time_limit > 0:
+            raise PalaestraError(f"time_limit is in seconds and above 0, got {time_limit!r}")
+        self.time_limit, self.silent = time_limit, silent
         if parser not in PARSERS:
             raise PalaestraError(f"no parser is called '{parser}'.{did_you_mean(parser, PARSERS)}")
         self.parse = PARSERS[parser]
@@ -193,11 +198,9 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
             wanted = int(np.random.default_rng([seed, 3]).integers(len(self.tasks)))
         task = find(self.tasks, wanted)
         self._run = _Run(Episode(task, seed=seed), Facts(), Ledger())
-        started = time.monotonic()
         self.begin(task, self.np_random)
         opening = self.opening(task)
         self._run.episode = replace(self._run.episode, opening=opening, start=_frozen(self.facts))
-        self._run.elapsed = time.monotonic() - started
         return opening, {**self._info(), "tools": [spec.to_openai() for spec in self.tools]}
 
     def opening(self, task: Task) -> Observation:
@@ -208,7 +211,6 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
         """Run one assistant message. See the module's docstring for the rules."""
         run = self._running()
         message = self._read(action)
-        started = time.monotonic()
         run.facts.stated.clear()
         stop: StopReason | None = None
         fault: Fault | None = None
@@ -217,7 +219,6 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
             stop = self._converse(message, replies)
         except Broken as broken:
             stop, fault = StopReason.BROKEN, Fault(broken.culprit, broken.reason)
-        run.elapsed += time.monotonic() - started
         return self._close_turn(message, tuple(replies), stop or self._over_budget(), fault)
 
     def cut(self, stop: StopReason, message: Message | None = None) -> Step:
@@ -257,12 +258,18 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
     def ledger(self) -> Ledger:
         return self._current().ledger
 
+    @property
+    def broken(self) -> bool:
+        """Whether a machine failed in this episode: this instance should not be used again."""
+        return self._run is not None and self._run.episode.error is not None
+
     def snapshot(self) -> Snapshot:
         """This point of the episode, to continue from later any number of times."""
         if self.snapshot_kind == "none":
             raise PalaestraError(f"{type(self).__name__} declares snapshot 'none': no way back")
         run = self._current()
-        saved = replace(run, facts=copy.deepcopy(run.facts))
+        now = time.monotonic()
+        saved = replace(run, facts=copy.deepcopy(run.facts), started=now - run.started)
         exact = self.snapshot_kind == "exact"
         own = copy.deepcopy({**self._own(), "_np_random": self.np_random}) if exact else {}
         return Snapshot(self.snapshot_kind, saved, own)
@@ -276,14 +283,20 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
         for name in self._own():
             delattr(self, name)
         self.__dict__.update(copy.deepcopy(dict(snapshot.own)))
-        self._run = replace(snapshot.run, facts=copy.deepcopy(snapshot.run.facts))
+        self._resume(snapshot)
 
     def _replay(self, snapshot: Snapshot) -> None:
         record = snapshot.run.episode
         self.reset(seed=record.seed, options={"task": record.task})
         for turn in record.turns[: -1 if record.stop else None]:  # the end itself is not acted out
             self.step(turn.message)
-        self._run = replace(snapshot.run, facts=copy.deepcopy(snapshot.run.facts))
+        self._resume(snapshot)
+
+    def _resume(self, snapshot: Snapshot) -> None:
+        """The framework's state; the clock goes on from the seconds that had passed."""
+        started = time.monotonic() - snapshot.run.started
+        facts = copy.deepcopy(snapshot.run.facts)
+        self._run = replace(snapshot.run, facts=facts, started=started)
 
     def _fix(self) -> None:
         """What `__init__` assigned is no state of an episode: known at the first episode."""
@@ -328,6 +341,7 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
             else:
                 run.calls += 1
                 text, ended, error = self._call(call)
+                text = "" if self.silent else text
                 errors += [error] if error else []
                 if not ended and run.calls >= self.max_tool_calls:
                     ended = StopReason.MAX_TOOL_CALLS
@@ -355,7 +369,8 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
         run = self._current()
         if len(run.episode.turns) + 1 >= self.max_turns:
             return StopReason.MAX_TURNS
-        if self.time_limit is not None and run.elapsed > self.time_limit:
+        passed = time.monotonic() - run.started
+        if self.time_limit is not None and passed > self.time_limit:
             return StopReason.TIME_LIMIT
         return None
 

@@ -2,14 +2,17 @@
 
 Read-only by construction, three times over: the file is opened `mode=ro` (an image lives in
 memory), `query_only` is on, and an authorizer admits SELECT and reads alone, so that ATTACH, PRAGMA
-and every write are refused before they run. A runaway query is stopped by a progress handler.
+and every write are refused before they run. A runaway query is stopped by a progress handler, and
+what would differ from day to day (random numbers, the time) is refused or pinned.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,9 +34,14 @@ _FORBIDDEN_FUNCTIONS = {
     *("load_extension", "fts3_tokenizer", "writefile", "readfile", "edit"),
     *("random", "randomblob"),  # the same episode must come out the same again
 }
-MAX_CELL = 1_000_000
+MAX_CELL = 64_000
 MAX_RESULT = 20_000_000
 """Bytes of one cell, and of all cells of a result together."""
+MAX_STEPS = 20_000_000
+"""Steps of SQLite's virtual machine in one query: the same on a slow machine as on a fast one."""
+_PULSE = 200
+NOW = "2025-01-15 12:00:00"
+"""What time it is in every database, so that an episode comes out the same tomorrow."""
 
 
 class QueryError(Exception):
@@ -53,13 +61,16 @@ class Result:
 class Database:
     """One read-only connection. Made of a file's path, or of a serialized image.
 
-    Args:
-        timeout: seconds after which a query is stopped.
+    A query is stopped after `MAX_STEPS` steps, which does not depend on the machine, or after
+    `timeout` seconds, whichever comes first.
     """
 
-    def __init__(self, source: Path | bytes, timeout: float = 2.0):
+    def __init__(self, source: Path | bytes, timeout: float = 5.0):
+        if not timeout > 0:
+            raise PalaestraError(f"the time limit of queries is above 0 seconds, got {timeout}")
         self.timeout = timeout
         self._deadline = 0.0
+        self._pulses = 0
         self._touched: set[str] = set()
         self._db = _connect(source)
         self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL)
@@ -68,11 +79,13 @@ class Database:
         self.schema = _read_schema(self._db)
         self._db.execute("PRAGMA query_only = ON")
         self._db.set_authorizer(self._authorize)
-        self._db.set_progress_handler(lambda: time.monotonic() > self._deadline, 10_000)
+        self._db.set_progress_handler(self._exhausted, _PULSE)
+        _pin_clock(self._db)
 
     def query(self, sql: str, limit: int = 1000) -> Result:
         """Run one SELECT and return at most `limit` rows; raises QueryError, never changes data."""
         self._deadline = time.monotonic() + self.timeout
+        self._pulses = 0
         self._touched = set()
         try:
             cursor = self._db.execute(sql)
@@ -83,6 +96,10 @@ class Database:
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
             raise QueryError(self._explain(str(error))) from None
         return Result(columns, rows, more, frozenset(self._touched))
+
+    def _exhausted(self) -> bool:
+        self._pulses += 1
+        return self._pulses * _PULSE > MAX_STEPS or time.monotonic() > self._deadline
 
     def _authorize(self, action: int, arg1: Any, arg2: Any, db: Any, trigger: Any) -> int:
         if action == sqlite3.SQLITE_READ:
@@ -98,7 +115,7 @@ class Database:
         if "not authorized" in error or "prohibited" in error:
             return f"{error}: this database is read-only; only SELECT is allowed"
         if error == "interrupted":
-            return f"the query was stopped after {self.timeout:g} seconds"
+            return "the query was stopped: it took too long; ask for less at once"
         missing = re.search(r"no such (column|table): (\S+)", error)
         if missing is None:
             return error
@@ -119,6 +136,37 @@ class Database:
     def __del__(self) -> None:  # snapshots share the connection, so no episode may close it
         if db := getattr(self, "_db", None):
             db.close()
+
+
+def _pin_clock(db: sqlite3.Connection) -> None:
+    """Make SQLite's date functions take `NOW` for the present."""
+    for name, given in (("strftime", 1), *((f, 0) for f in _DATE_FUNCTIONS)):
+        db.create_function(name, -1, functools.partial(_at_now, name, given))
+    for name, part in (("current_timestamp", NOW), ("current_date", NOW[:10])):
+        db.create_function(name, 0, lambda value=part: value)
+    db.create_function("current_time", 0, lambda: NOW[11:])
+
+
+_DATE_FUNCTIONS = ("date", "time", "datetime", "julianday", "unixepoch")
+
+
+def _at_now(name: str, given: int, *arguments: Any) -> Any:
+    """SQLite's own function, with "now" (said, or meant by saying nothing) replaced."""
+    said = [NOW if str(a).strip().lower() == "now" else a for a in arguments]
+    if len(said) == given:
+        said.append(NOW)
+    marks = ", ".join("?" * len(said))
+    return _clock().execute(f"SELECT {name}({marks})", said).fetchone()[0]
+
+
+_THREAD = threading.local()
+
+
+def _clock() -> sqlite3.Connection:
+    """A connection of this thread's own whose date functions are SQLite's."""
+    if not hasattr(_THREAD, "db"):
+        _THREAD.db = sqlite3.connect(":memory:")
+    return _THREAD.db  # type: ignore[no-any-return]
 
 
 def _fetch(cursor: sqlite3.Cursor, limit: int) -> tuple[tuple[Row, ...], bool]:

@@ -7,7 +7,7 @@ seen, which intermediate objects the agent went on to use, and whether the answe
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,10 @@ from ..core import Message, PalaestraError, Task, calling, system, user
 from ..rewards.answer import exact_match, token_f1
 from .core import Env
 from .tasks import Generated, Tasks
-from .world import CHAINS, Hop, Names, World, make_world
+from .world import CHAINS, Hop, Names, make_world
+
+PATIENCE = 8
+"""Look-ups a hop, at most, in which evidence counts."""
 
 
 class QuestionEnv(Env):
@@ -27,7 +30,6 @@ class QuestionEnv(Env):
         names: "pool" (300 known words) or "fresh" (names that no pool world has).
         questions: how many tasks a split has; `per_world` of them share one world.
         world_seed: another number gives other worlds.
-        silent: tools answer nothing; a control that shows whether answers are read or remembered.
     """
 
     instruction = "Answer the question with the tools."
@@ -40,14 +42,16 @@ class QuestionEnv(Env):
         questions: int = 10_000,
         per_world: int = 20,
         world_seed: int = 0,
-        silent: bool = False,
         **options: Any,
     ):
         self.hops = tuple(hops)
         if not self.hops or not set(self.hops) <= set(CHAINS):
             raise PalaestraError(f"hops are numbers from {sorted(CHAINS)}, got {list(self.hops)}")
         self.names, self.questions, self.per_world = names, questions, per_world
-        self.world_seed, self.silent = world_seed, silent
+        self.world_seed = world_seed
+        for name, least in (("questions", 1), ("per_world", 1), ("world_seed", 0)):
+            if getattr(self, name) < least:
+                raise PalaestraError(f"{name} is {least} or more, got {getattr(self, name)}")
         super().__init__(**options)
 
     def generate(self) -> Tasks:
@@ -74,24 +78,29 @@ class QuestionEnv(Env):
 
     env_id = ""
 
-    def world(self, task: Task) -> World:
-        return make_world(*task.data["world"])
-
     # ---- facts -----------------------------------------------------------------------------
 
     def open_facts(self) -> None:
         """State what is true before the first turn."""
+        self.lookups = 0
         self.facts["seen_hops"] = []
         self.facts["used_bridges"] = []
         self.facts["solved"] = False
         if "answers" in self.task.gold:
             self.facts["f1"] = 0.0
 
-    def note_seen(self, hops: Sequence[int]) -> None:
-        """State that the objects of these hops of the gold chain have been shown."""
-        seen = self.facts["seen_hops"]
-        if new := [hop for hop in hops if hop not in seen]:
-            self.facts["seen_hops"] = sorted([*seen, *new])
+    def note_seen(self, shown: Callable[[Mapping[str, Any]], bool]) -> None:
+        """State that the next hop of the gold chain has been seen, if this look-up showed it.
+
+        Hops are seen one after another, one a look-up, and only among the first `PATIENCE` look-ups
+        a hop: whoever opens everything without following the question has found little.
+        """
+        chain, seen = self.task.gold.get("chain", ()), self.facts["seen_hops"]
+        self.lookups += 1
+        if self.silent or len(seen) == len(chain) or self.lookups > PATIENCE * len(chain):
+            return
+        if shown(chain[len(seen)]):
+            self.facts["seen_hops"] = [*seen, len(seen)]
 
     def note_used(self, text: str) -> None:
         """State which intermediate objects, shown before, the agent now builds upon."""
@@ -139,9 +148,13 @@ class QuestionEnv(Env):
     def slip(self, thought: str, hop: Hop, rng: np.random.Generator) -> Message:
         raise NotImplementedError
 
-    def _call(self, call: Any) -> Any:
-        text, stop, error = super()._call(call)
-        return ("" if self.silent else text), stop, error
+
+def asks(text: str, subject: str) -> bool:
+    """Whether a look-up is about `subject`: it names that, and not everything else as well."""
+    return mentions(text, subject) and len(_NAME.findall(text)) <= 4
+
+
+_NAME = re.compile(r"\b[A-Z][a-z]+")
 
 
 def mentions(text: str, name: str) -> bool:

@@ -1,6 +1,6 @@
 """The table of environments, and `make` / `register` for them.
 
-An entry is a string, so that listing environments imports none of them.
+An entry is a string, so that importing the package imports none of them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def register(id: str, entry_point: str, **options: Any) -> None:
         raise PalaestraError(f"entry_point is 'module:Class', got '{entry_point}'")
     ENVS[id] = entry_point
     _OPTIONS[id] = options
-    if id not in gymnasium.registry:
-        gymnasium.register(id, entry_point=entry_point, kwargs=options)
+    gymnasium.registry.pop(id, None)  # registering again replaces, for both ways of making it
+    gymnasium.register(id, entry_point=entry_point, kwargs=options)
 
 
 def make(id: str, **options: Any) -> Env:

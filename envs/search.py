@@ -8,13 +8,13 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from ..core import Message, Task, calling
+from ..core import Message, PalaestraError, Task, calling
 from ..rewards.answer import set_f1
 from ..rewards.checklist import checklist
 from ..rewards.core import Rubric, Term
 from ..rewards.evidence import chain_items, evidence_gain
 from ..rewards.outcome import errors, solved, waste
-from .questions import QuestionEnv
+from .questions import QuestionEnv, asks
 from .retrieval import Corpus
 from .sources.musique import read_corpus
 from .tools import Finish, ToolError, tool
@@ -39,17 +39,18 @@ class Search(QuestionEnv):
         Term("evidence", evidence_gain, "process", 0.2, shares=("seen_hops",)),
         Term("errors", errors, "process", 0.05),
         Term("waste", waste, "process", 0.05),
-        Term("chain", checklist(chain_items), "checklist", 0.2),
+        Term("chain", checklist(chain_items), "checklist", 0.2, gate="answer"),
     )
 
     def __init__(self, *, results: int = 3, snippet: int = 240, **options: Any):
+        if results < 1 or snippet < 1:
+            raise PalaestraError(f"results and snippet are above 0, got {results} and {snippet}")
         self.results, self.snippet = results, snippet
         super().__init__(**options)
 
     def begin(self, task: Task, rng: np.random.Generator) -> None:
         path = task.data.get("corpus_path")
         self.corpus = read_corpus(path) if path else _world_corpus(*task.data["world"])
-        self.read: tuple[str, ...] = ()
         self.shown: tuple[str, ...] = ()
         self.open_facts()
         self.facts["support_f1"] = 0.0
@@ -64,7 +65,9 @@ class Search(QuestionEnv):
         """
         self.note_used(query)
         found = self.corpus.search(query, k or self.results)
-        self._note_shown(found, [doc for doc in found if len(doc.text) <= self.snippet])
+        self._note_shown(found)
+        read = {doc.id for doc in found if len(doc.text) <= self.snippet}
+        self.note_seen(lambda hop: hop["doc_id"] in read and asks(query, hop["subject"]))
         return "\n".join(self._line(doc) for doc in found) or "No document matches."
 
     @tool
@@ -77,7 +80,8 @@ class Search(QuestionEnv):
         doc = self.corpus.documents.get(doc_id.strip("[] "))
         if doc is None:
             raise ToolError(f"there is no document '{doc_id[:40]}'; ids stand in search results")
-        self._note_shown([doc], [doc])
+        self._note_shown([doc])
+        self.note_seen(lambda hop: hop["doc_id"] == doc.id)
         return f"[{doc.id}] {doc.title}: {doc.text}"
 
     @tool
@@ -94,18 +98,16 @@ class Search(QuestionEnv):
         self.facts["cited"] = cited
         self.facts["cited_unseen"] = [doc_id for doc_id in cited if doc_id not in self.shown]
         self.facts["support_f1"] = round(set_f1(cited, gold), 6)
-        self.facts["supported"] = gold <= set(cited) <= set(self.shown)
+        to_the_point = len(cited) <= len(gold) + 1
+        self.facts["supported"] = to_the_point and gold <= set(cited) <= set(self.shown)
         raise Finish
 
     def _line(self, doc: Document) -> str:
         cut = doc.text if len(doc.text) <= self.snippet else doc.text[: self.snippet] + " ..."
         return f"[{doc.id}] {doc.title}: {cut}"
 
-    def _note_shown(self, shown: list[Document], read: list[Document]) -> None:
+    def _note_shown(self, shown: list[Document]) -> None:
         self.shown = tuple(dict.fromkeys([*self.shown, *(doc.id for doc in shown)]))
-        self.read = tuple(dict.fromkeys([*self.read, *(doc.id for doc in read)]))
-        chain = self.task.gold["chain"]
-        self.note_seen([i for i, hop in enumerate(chain) if hop["doc_id"] in self.read])
 
     # ---- the expert ------------------------------------------------------------------------
 

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..core import Message, Task, calling
+from ..core import Broken, Message, PalaestraError, Task, calling
 from ..rewards.checklist import checklist
 from ..rewards.core import Rubric, Term
 from ..rewards.evidence import chain_items, evidence_gain
 from ..rewards.outcome import errors, solved, waste
 from ..rewards.sql import compare
 from .database import Database, QueryError, Result
-from .questions import QuestionEnv
+from .questions import QuestionEnv, asks
 from .tools import Finish, Tool, ToolError, tool
 from .world import RELATIONS, Hop, make_world
 
@@ -29,7 +29,7 @@ class SQL(QuestionEnv):
 
     Args:
         rows: how many rows of a result are shown.
-        query_timeout: seconds after which a query is stopped.
+        query_timeout: seconds after which a query is stopped; a count of steps usually does so.
     """
 
     env_id = "palaestra/SQL-v0"
@@ -42,10 +42,12 @@ class SQL(QuestionEnv):
         Term("evidence", evidence_gain, "process", 0.2, shares=("seen_hops",)),
         Term("errors", errors, "process", 0.05),
         Term("waste", waste, "process", 0.05),
-        Term("chain", checklist(chain_items), "checklist", 0.2),
+        Term("chain", checklist(chain_items), "checklist", 0.2, gate="answer"),
     )
 
-    def __init__(self, *, rows: int = 50, query_timeout: float = 2.0, **options: Any):
+    def __init__(self, *, rows: int = 50, query_timeout: float = 5.0, **options: Any):
+        if rows < 1 or not query_timeout > 0:
+            raise PalaestraError(f"rows and query_timeout are above 0: {rows}, {query_timeout}")
         self.rows, self.query_timeout = rows, query_timeout
         super().__init__(**options)
 
@@ -77,13 +79,12 @@ class SQL(QuestionEnv):
         Args:
             query: one SQLite SELECT statement
         """
-        self.note_used(query)
         result = self._query(query)
-        self.values = tuple(
-            dict.fromkeys([*self.values, *(str(cell) for row in result.rows for cell in row)])
-        )
-        chain = self.task.gold.get("chain", ())
-        self.note_seen([i for i, hop in enumerate(chain) if self._shows(result, hop)])
+        self.note_used(query)
+        if result.tables:  # what a query makes up is no support
+            cells = (str(cell) for row in result.rows for cell in row)
+            self.values = tuple(dict.fromkeys([*self.values, *cells]))
+        self.note_seen(lambda hop: asks(query, hop["subject"]) and self._shows(result, hop))
         return render(result)
 
     @tool
@@ -105,9 +106,11 @@ class SQL(QuestionEnv):
             query: one SQLite SELECT statement
         """
         gold = self.task.gold["sql"]
-        verdict = compare(
-            self._query(query, limit=100_000), self.db.query(gold, limit=100_000), gold
-        )
+        given = self._query(query, limit=100_000)
+        try:
+            verdict = compare(given, self.db.query(gold, limit=100_000), gold)
+        except QueryError as error:
+            raise Broken(f"the gold query of {self.task.id}", str(error)) from None
         self.facts["submitted"] = query
         self.facts["official"], self.facts["strict"] = verdict.official, verdict.strict
         self.facts["solved"] = verdict.strict

@@ -21,13 +21,18 @@ def errors(episode: Episode) -> Score:
 
     A repair pays back what the last error cost and no more, so erring on purpose earns nothing.
     """
-    calling = [turn for turn in episode.turns if turn.message.tool_calls]
+    calling = [turn for turn in episode.turns if _called(turn)]
     if not calling or calling[-1] is not episode.turns[-1]:
         return Score(0.0)
     if failed := _failed(calling[-1]):
         return Score(-1.0, failed)
     before = _failed(calling[-2]) if len(calling) > 1 else ""
     return Score(1.0, f"repaired: {before}") if before else Score(0.0)
+
+
+def _called(turn: Turn) -> bool:
+    """Whether its calls were run; those of a reply that was cut off were not."""
+    return bool(turn.message.tool_calls and turn.replies)
 
 
 def _failed(turn: Turn) -> str:
@@ -37,7 +42,7 @@ def _failed(turn: Turn) -> str:
 
 def waste(episode: Episode) -> Score:
     """-1 for a turn that only repeats calls which were made before."""
-    if not episode.turns[-1].message.tool_calls:
+    if not _called(episode.turns[-1]):
         return Score(0.0)
     before = {_key(call) for turn in episode.turns[:-1] for call in turn.message.tool_calls}
     now = [_key(call) for call in episode.turns[-1].message.tool_calls]

@@ -31,6 +31,8 @@ class Rows(Protocol):
     def rows(self) -> tuple[tuple[Any, ...], ...]: ...
     @property
     def tables(self) -> frozenset[str]: ...
+    @property
+    def more(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ def strict(given: Rows, gold: Rows, ordered: bool) -> bool:
     """Columns in order, rows as a multiset (in order if `ordered`), an empty gold by its tables."""
     if len(given.columns) != len(gold.columns) or len(given.rows) != len(gold.rows):
         return False
+    if given.more or gold.more or (gold.tables and not given.tables):
+        return False  # rows that were not seen, or constants that were written down
     if not gold.rows:
         return given.tables == gold.tables
     left = [tuple(map(_rounded, row)) for row in given.rows]

@@ -125,7 +125,7 @@ RUNAWAYS = {
 @pytest.mark.parametrize("sql", RUNAWAYS.values(), ids=RUNAWAYS)
 def test_a_runaway_query_is_stopped_and_the_next_one_runs(db, sql):
     started = time.monotonic()
-    assert refusal(db, sql) == "the query was stopped after 0.3 seconds"
+    assert refusal(db, sql) == "the query was stopped: it took too long; ask for less at once"
     assert 0.25 < time.monotonic() - started < 3
     assert db.query("SELECT count(*) FROM singer").rows == ((3,),)
 

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palaestra.agents.trajectory import Segment, Trajectory
-from palaestra.core import Entry, Episode, Fault, Ledger, Message, StopReason, Task, Turn
+from palaestra.core import (
+    Entry,
+    Episode,
+    Fault,
+    Ledger,
+    Message,
+    PalaestraError,
+    StopReason,
+    Task,
+    Turn,
+)
 from palaestra.trainers.advantages import group_relative, turn_relative
 from palaestra.trainers.algorithm import ALGORITHMS
 from palaestra.trainers.losses import clipped
@@ -263,7 +273,7 @@ def test_a_step_raises_what_was_good_and_lowers_what_was_bad(model):
 
 def test_a_gradient_that_is_not_finite_is_refused(model):
     rows = [Row((1, 2), (0, 1), (0, math.inf), (0, -1.0))]
-    with pytest.raises(FloatingPointError, match="no update was made"):
+    with pytest.raises(PalaestraError, match="no update was made"):
         Learner(model, Optimizer(model, 1e-2)).reinforce(rows, 0.2, 0.28)
 
 

@@ -25,7 +25,10 @@ def grpo(group: Group) -> Advantages:
 
 
 def dr_grpo(group: Group) -> Advantages:
-    """GRPO without dividing by the standard deviation (Dr.GRPO, mark A*)."""
+    """GRPO's advantages without dividing by the standard deviation, as in Dr.GRPO (mark A*).
+
+    The loss is still averaged over the update's sampled tokens; Dr.GRPO divides by a constant.
+    """
     return _broadcast(group, std=False)
 
 

@@ -105,7 +105,9 @@ class EvalConfig(Section):
 class Config(Section):
     out: str = ""
     steps: Annotated[int, Field(ge=0)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    imports: list[str] = []
+    """Modules to import first: where your own environments are registered."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     """Steps between checkpoints; SFT uses ten times as many."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
@@ -133,8 +135,8 @@ class Config(Section):
         return self
 
     def digest(self) -> str:
-        """A short hash of everything that decides the result; `out` does not."""
-        content = self.model_dump(mode="json", exclude={"out"})
+        """A short hash of what decides the result; where things lie and are shown does not."""
+        content = self.model_dump(mode="json", exclude={"out": True, "eval": {"reference"}})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

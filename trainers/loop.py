@@ -8,6 +8,7 @@ killed goes on from its last checkpoint bit for bit as if it had not been.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
 import shutil
@@ -22,19 +23,19 @@ import numpy as np
 from ..agents import evaluate as evaluation
 from ..agents import records
 from ..agents.agent import AgentMaker, Sampling
-from ..agents.load import chat_maker, load_model, quiet_transformers
+from ..agents.load import chat_maker, load_model, make_engine, quiet_transformers
 from ..agents.rollout import Envs, Job
 from ..agents.trajectory import Trajectory
-from ..core import PalaestraError
+from ..core import PalaestraError, did_you_mean
 from ..envs import Env
-from ..envs.registry import make
+from ..envs.registry import import_module, make
 from . import checkpoint, sft
 from .algorithm import ALGORITHMS
 from .checkpoint import Place
 from .config import Config, EnvConfig, check
 from .metrics import Metrics, group_metrics
 from .pack import Row, row_of
-from .watch import Watch
+from .watch import Stopped, Watch
 
 SFT, GRPO = 0, 1
 
@@ -66,19 +67,28 @@ class Run:
 def train(config: Config, watch: Watch, resume: bool = False) -> dict[str, Any]:
     """Run `config` in its folder `out`; returns the report that is written there."""
     out = Path(config.out)
-    _open_folder(config, out, resume)
-    run = _prepare(config, out, watch)
+    _check_folder(config, out, resume)
+    for module in config.imports:
+        import_module(module)
+    envs = _check_environments(config)
+    if not resume:
+        config = _write_config(config, out)
+    run = _prepare(config, out, watch, envs)
     try:
         with watch.interruptible():
             warm_up(run)
             evaluate_as(run, "before", run.config.eval.split)
             reinforce(run)
+            with quiet_transformers():
+                run.model.save_pretrained(out / "final")
+            run.tokenizer.save_pretrained(out / "final")
             evaluate_as(run, "after", run.config.eval.split)
             if config.eval.control:
                 evaluate_as(run, "control", run.config.eval.split, silent=True)
-        with quiet_transformers():
-            run.model.save_pretrained(out / "final")
-        run.tokenizer.save_pretrained(out / "final")
+    except Stopped:
+        raise Interrupted(
+            f"stopped after {run.place.name}; go on with: palaestra train --resume {out}"
+        ) from None
     finally:
         run.engine.close()
     from .report import write_report
@@ -91,7 +101,11 @@ def resume(out: str, watch: Watch) -> dict[str, Any]:
     file = Path(out) / "config.json"
     if not file.is_file():
         raise PalaestraError(f"'{out}' holds no run to resume: it has no config.json")
-    config = check(json.loads(file.read_text()), str(file))
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PalaestraError(f"{file} cannot be read ({error}); its run is lost") from None
+    config = check(raw, str(file))
     return train(config.model_copy(update={"out": out}), watch, resume=True)
 
 
@@ -113,13 +127,14 @@ def warm_up(run: Run) -> None:
     batches = _sft_batches(run.config, rows)
     for _ in range(run.place.step):
         next(batches)
-    with run.watch.phase("SFT", settings.steps, run.place.step) as tick, _timed(run, "sft"):
+    with run.watch.phase("SFT", settings.steps, run.place.step, steps=True) as tick:
         for step in range(run.place.step, settings.steps):
-            batch = next(batches)
-            stats = learner.imitate(batch, sft.warm_then_linear(step, settings.steps))
+            with _timed(run, "sft"):
+                batch = next(batches)
+                stats = learner.imitate(batch, sft.warm_then_linear(step, settings.steps))
             run.place = Place(SFT, step + 1)
             if run.place.step % 10 == 0 or run.place.step == settings.steps:
-                run.metrics.write(run.place, **stats)
+                run.metrics.write(run.place, **stats, seconds=_spent(run, "sft"))
             tick(f"loss {stats['loss']:.3f}")
             _maybe_checkpoint(run, optimizer, run.config.checkpoint_every * 10, settings.steps)
 
@@ -142,7 +157,7 @@ def reinforce(run: Run) -> None:
     envs = Envs(lambda index: make_env(config.env[int(index)], "train"))
     algorithm = ALGORITHMS[settings.name]
     run.engine.load(run.model.state_dict(), start)
-    with run.watch.phase("GRPO", config.steps, start) as tick:
+    with run.watch.phase("GRPO", config.steps, start, steps=True) as tick:
         for step in range(start, config.steps):
             with _timed(run, "rollout"):
                 groups = collect(run, envs, step)
@@ -158,7 +173,8 @@ def reinforce(run: Run) -> None:
                 run.engine.load(run.model.state_dict(), step + 1)
             run.place = Place(GRPO, step + 1)
             collected = group_metrics(groups)
-            run.metrics.write(run.place, **collected, rows=len(rows), **stats)
+            seconds = _spent(run, "rollout", "update")
+            run.metrics.write(run.place, **collected, rows=len(rows), **stats, seconds=seconds)
             tick(f"success {collected['success']:.2f}  reward {collected['reward']:.2f}")
             if config.save_episodes:
                 path = run.out / "episodes" / f"train-{step + 1:06d}.jsonl"
@@ -212,8 +228,8 @@ def evaluate_as(run: Run, label: str, split: str, silent: bool = False) -> None:
     count, kinds = settings.n, len(run.config.env)
     done: list[Trajectory] = []
     metrics: dict[str, None] = {}
-    started = time.perf_counter()
     with run.watch.phase(f"evaluate: {label}", count, 0) as tick, _timed(run, "evaluate"):
+        by_env: dict[str, Any] = {}
         for index, env_config in enumerate(run.config.env):
             options = {"silent": True} if silent else {}
             envs = Envs(lambda _, c=env_config, o=options: make_env(c, split, **o))  # type: ignore[misc]
@@ -222,15 +238,14 @@ def evaluate_as(run: Run, label: str, split: str, silent: bool = False) -> None:
             metrics.update(dict.fromkeys(names))
             share = count // kinds + (index < count % kinds)
             jobs = evaluation.jobs_for(env_config.id, total, share, 1, run.config.seed)
-            done += evaluation.run(
+            part = evaluation.run(
                 jobs, envs, maker, run.config.policy.slots, label, each=lambda _: tick("")
             )
+            by_env[f"{index}: {env_config.id}"] = evaluation.summarize(part)["success"]
+            done += part
     report = evaluation.summarize(done, list(metrics))
-    report["by_env"] = {
-        env.id: evaluation.summarize([t for t in done if t.episode.task.env == env.id])["success"]
-        for env in run.config.env
-    }
-    report["seconds"] = round(time.perf_counter() - started, 2)
+    report["by_env"] = by_env
+    report["seconds"] = _spent(run, "evaluate")
     records.write(run.out / "episodes" / f"eval-{label}.jsonl", done)
     run.metrics.write(run.place, evaluation=label, split=split, **report)
 
@@ -244,17 +259,13 @@ def make_env(config: EnvConfig, split: str, **options: Any) -> Env:
     return make(config.id, split=split, **source, **rewards, **config.options, **options)
 
 
-def _prepare(config: Config, out: Path, watch: Watch) -> Run:
-    """Check the environments, build or load the model, and put the last checkpoint in place."""
+def _prepare(config: Config, out: Path, watch: Watch, envs: list[Env]) -> Run:
+    """Build or load the model, and put the last checkpoint in place."""
     import torch
 
     from ..agents.chat import ChatTemplate
-    from ..agents.engine import TorchEngine
 
     torch.set_num_threads(config.policy.threads)
-    envs = [make_env(env, "train") for env in config.env]
-    for env in config.env:
-        make_env(env, config.eval.split)
     started = time.perf_counter()
     if config.policy.model == "tiny":
         _build_tiny(config, out / "base", envs)
@@ -269,7 +280,7 @@ def _prepare(config: Config, out: Path, watch: Watch) -> Run:
         checkpoint.load(out / "checkpoints", place, model, None)
         watch.say(f"going on from {place.name}")
     template = ChatTemplate(tokenizer)
-    engine = TorchEngine(copy.deepcopy(model), config.policy.slots, config.policy.max_context)
+    engine = make_engine(copy.deepcopy(model), config.policy.slots, config.policy.max_context)
     run = Run(config, out, watch, model, tokenizer, template, engine, metrics, place)
     run.seconds["build"] = time.perf_counter() - started
     return run
@@ -288,9 +299,12 @@ def _build_tiny(config: Config, base: Path, envs: list[Env]) -> None:
     part.rename(base)
 
 
-def _open_folder(config: Config, out: Path, resume: bool) -> None:
+def _check_folder(config: Config, out: Path, resume: bool) -> None:
+    """Refuse a folder that is no folder, holds something, or cannot be written to."""
     if not config.out:
         raise PalaestraError("say where the run goes: out=DIR")
+    if out.exists() and not out.is_dir():
+        raise PalaestraError(f"'{out}' is a file; choose a folder with out=DIR")
     if not resume and out.exists() and any(out.iterdir()):
         raise PalaestraError(
             f"'{out}' is not empty; go on with its run by 'palaestra train --resume {out}', or "
@@ -303,11 +317,40 @@ def _open_folder(config: Config, out: Path, resume: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise PalaestraError(f"cannot write to '{out}': {error.strerror}") from None
-    if not resume:
-        content = json.dumps(config.model_dump(mode="json"), indent=2)
-        part = out / "config.json.part"
-        part.write_text(content)
-        os.replace(part, out / "config.json")
+
+
+def _check_environments(config: Config) -> list[Env]:
+    """Make every environment that the run will need, before anything is written or computed."""
+    envs = [make_env(env, "train") for env in config.env]
+    for section in config.env:
+        make_env(section, config.eval.split)
+    for env in envs if config.sft.steps else []:
+        known = list(inspect.signature(env.expert).parameters)[1:]
+        for name in config.sft.style:
+            if name not in known:
+                raise PalaestraError(
+                    f"sft.style: the expert of {type(env).__name__} has no '{name}'."
+                    + (did_you_mean(name, known) if known else " It takes no style.")
+                )
+    return envs
+
+
+def _write_config(config: Config, out: Path) -> Config:
+    """Keep the config as it was used, with paths that hold from any folder."""
+    envs = [
+        env.model_copy(update={"tasks": _absolute(env.tasks)}) if env.tasks else env
+        for env in config.env
+    ]
+    config = config.model_copy(update={"env": envs})
+    part = out / "config.json.part"
+    part.write_text(json.dumps(config.model_dump(mode="json"), indent=2))
+    os.replace(part, out / "config.json")
+    return config
+
+
+def _absolute(tasks: str) -> str:
+    name, _, path = tasks.partition(":")
+    return f"{name}:{Path(path).expanduser().resolve()}"
 
 
 def _demonstrations(run: Run) -> list[Row]:
@@ -361,9 +404,12 @@ def _maybe_checkpoint(run: Run, optimizer: Any, every: int, last: int) -> None:
             run.checkpoints, run.place, run.model, optimizer, run.config.keep_checkpoints
         )
     if run.watch.stopping:
-        raise Interrupted(
-            f"stopped at {run.place.name}; go on with: palaestra train --resume {run.out}"
-        )
+        raise Stopped
+
+
+def _spent(run: Run, *names: str) -> dict[str, float]:
+    """Seconds since the last call, by name; they go into the metrics, which outlive a crash."""
+    return {name: round(run.seconds.pop(name), 3) for name in names if name in run.seconds}
 
 
 class _timed:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import PalaestraError
 from . import losses
 from .pack import Batch, Row, micro_batches, pack
 
@@ -107,7 +108,7 @@ class Learner:
     def _step(
         self, rows: Sequence[Row], loss_of: Callable[[Tensor, Batch], Tensor], schedule: float
     ) -> dict[str, float]:
-        self.model.train()
+        self.model.eval()  # no dropout: the sampler had none, and nothing random is to be resumed
         loss_sum, entropy_sum, scored = 0.0, 0.0, 0
         for part in micro_batches(rows, self.tokens):
             batch = pack(part)
@@ -119,7 +120,10 @@ class Learner:
             scored += len(entropy)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm is {norm}; no update was made")
+            raise PalaestraError(
+                f"the gradient's norm is {norm}; no update was made. Lower the learning rate, or "
+                "look at the rewards of the last step"
+            )
         self.optimizer.step(schedule)
         entropy_mean = entropy_sum / max(1, scored)
         return {"loss": loss_sum, "entropy": entropy_mean, "grad_norm": norm, "tokens": scored}

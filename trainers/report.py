@@ -35,21 +35,31 @@ def gather(run: Run) -> dict[str, Any]:
         "config": run.config.digest(),
         "date": datetime.date.today().isoformat(),
         "seed": run.config.seed,
+        "held_out": not any(env.tasks for env in run.config.env),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "sft_steps": run.config.sft.steps,
         "grpo_steps": run.config.steps,
         "evaluations": evaluations,
-        "seconds": {name: round(value, 1) for name, value in run.seconds.items()},
+        "seconds": _seconds(run, lines),
     }
     if {"before", "after"} <= set(evaluations):
         report["difference"] = _difference(run.out)
-    rollout = run.seconds.get("rollout")
+    rollout = report["seconds"].get("rollout")
     sampled = sum(line.get("tokens_sampled", 0) for line in lines)
     if rollout and sampled:
         report["tokens_per_second"] = round(sampled / rollout)
     if run.config.eval.reference:
         report["reference"] = _reference(run.config.eval.reference)
     return report
+
+
+def _seconds(run: Run, lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Wall seconds by phase, of all the processes that the run took."""
+    total = dict(run.seconds)
+    for line in lines:
+        for name, value in line.get("seconds", {}).items():
+            total[name] = total.get(name, 0.0) + value
+    return {name: round(value, 1) for name, value in total.items()}
 
 
 def _difference(out: Path) -> list[float]:
@@ -82,7 +92,8 @@ def _table(report: dict[str, Any]) -> str:
         "control": "control: tools answer nothing",
     }
     kinds = ("outcome", "process", "checklist")
-    head = f"{'held-out, greedy':<32}{'n':>5}{'success':>9}  {'95 % interval':<16}"
+    title = "held-out, greedy" if report["held_out"] else "greedy, on the training tasks"
+    head = f"{title:<32}{'n':>5}{'success':>9}  {'95 % interval':<16}"
     rows = [head + "".join(f"{kind:>11}" for kind in kinds) + f"{'reward':>9}"]
     for label, name in names.items():
         if line := report["evaluations"].get(label):

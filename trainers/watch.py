@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
+class Stopped(Exception):
+    """A person asked for a stop, and this is a good place."""
+
+
 class Watch:
     """Progress on stderr. The first Ctrl-C sets `stopping`; the second one interrupts at once."""
 
@@ -21,10 +25,21 @@ class Watch:
             _console().print(text)
 
     @contextlib.contextmanager
-    def phase(self, name: str, total: int, done: int) -> Iterator[Callable[[str], None]]:
-        """A bar over `total` units of which `done` are behind; call the result once per unit."""
+    def phase(
+        self, name: str, total: int, done: int, steps: bool = False
+    ) -> Iterator[Callable[[str], None]]:
+        """A bar over `total` units of which `done` are behind; call the result once per unit.
+
+        The call raises `Stopped` when that was asked for, unless the units are training `steps`:
+        these end with a checkpoint first.
+        """
+
+        def stop_here() -> None:
+            if self.stopping and not steps:
+                raise Stopped
+
         if self.quiet:
-            yield lambda text: None
+            yield lambda text: stop_here()
             return
         from rich.progress import (
             BarColumn,
@@ -46,7 +61,12 @@ class Watch:
         )
         with Progress(*columns, console=_console(), refresh_per_second=2) as progress:
             bar = progress.add_task(name, total=total, completed=done, text="")
-            yield lambda text: progress.update(bar, advance=1, text=text)
+
+            def tick(text: str) -> None:
+                progress.update(bar, advance=1, text=text)
+                stop_here()
+
+            yield tick
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
