@@ -304,9 +304,16 @@ class Ledger:
         """The step reward of `turn`, as Gymnasium's `step` returned it."""
         return self._sum(lambda entry: entry.paid == turn)
 
-    def by_turn(self, turns: int) -> list[float]:
-        """What each of the `turns` turns *earned* (estimators use this, not the paid floats)."""
-        return [self._sum(lambda entry, t=turn: entry.turn == t) for turn in range(turns)]
+    def by_turn(self, turns: int, *kinds: Kind) -> list[float]:
+        """What each of the `turns` turns *earned* (estimators use this, not the paid floats).
+
+        Only lines of `kinds` count, where these are given.
+        """
+
+        def counts(entry: Entry, turn: int) -> bool:
+            return entry.turn == turn and (not kinds or entry.kind in kinds)
+
+        return [self._sum(lambda entry, t=turn: counts(entry, t)) for turn in range(turns)]
 
     def by_kind(self) -> dict[str, float]:
         return {k: self._sum(lambda entry, k=k: entry.kind == k) for k in _ordered(self, "kind")}

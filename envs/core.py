@@ -33,7 +33,7 @@ from ..core import (
     did_you_mean,
 )
 from ..parse import PARSERS
-from ..rewards.core import Rubric
+from ..rewards import REWARDS, Rubric
 from .spaces import AssistantAction, Messages
 from .tasks import Tasks, check_split, find
 from .tools import Finish, ToolError, tools_of
@@ -93,7 +93,8 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
     Args:
         split: "train", "validation" or "test".
         tasks: a source of tasks, or "FORMAT:PATH" for a published data set.
-        rewards: new weights for terms of the rubric, by name (0 switches a term off).
+        rewards: new weights for terms of the rubric, by name (0 switches a term off); a name of
+            the table `palaestra.rewards.REWARDS` adds that term.
         max_turns, max_tool_calls: budgets of an episode; each has its own StopReason.
         time_limit: wall seconds since `reset`, the policy's included; checked after each turn.
         parser: the call grammar of raw-text actions.
@@ -138,7 +139,7 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
         self.parse = PARSERS[parser]
         self.render_mode = render_mode
         if rewards:
-            self.rubric = self.rubric.reweighted(rewards)  # type: ignore[misc]
+            self.rubric = self.rubric.reweighted(rewards, REWARDS)  # type: ignore[misc]
         if tasks is None:
             tasks = self.generate()
         self.tasks: Tasks = self._load(tasks) if isinstance(tasks, str) else tasks

@@ -37,7 +37,7 @@ _FORBIDDEN_FUNCTIONS = {
 MAX_CELL = 64_000
 MAX_RESULT = 20_000_000
 """Bytes of one cell, and of all cells of a result together."""
-MAX_STEPS = 20_000_000
+MAX_STEPS = 100_000_000
 """Steps of SQLite's virtual machine in one query: the same on a slow machine as on a fast one."""
 _PULSE = 200
 NOW = "2025-01-15 12:00:00"

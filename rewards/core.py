@@ -55,13 +55,22 @@ class Rubric:
             _check_term(term, terms)
         self.terms = terms
 
-    def reweighted(self, weights: Mapping[str, float]) -> Rubric:
-        """The same terms under new weights; terms that are not named keep theirs."""
+    def reweighted(
+        self, weights: Mapping[str, float], table: Mapping[str, Term] | None = None
+    ) -> Rubric:
+        """The same terms under new weights; terms that are not named keep theirs.
+
+        Names of `table` that are no term of this rubric are added to it.
+        """
+        own = {term.name: term for term in self.terms}
+        known = {**(table or {}), **own}
         for name in weights:
-            if name not in {term.name for term in self.terms}:
-                known = [term.name for term in self.terms]
+            if name not in known:
                 raise PalaestraError(f"no reward is called '{name}'.{did_you_mean(name, known)}")
-        return Rubric(*(replace(t, weight=weights.get(t.name, t.weight)) for t in self.terms))
+        terms = {**own, **{name: known[name] for name in weights}}
+        return Rubric(
+            *(replace(t, weight=weights.get(name, t.weight)) for name, t in terms.items())
+        )
 
     def price(self, episode: Episode) -> Ledger:
         """The whole ledger of an ended episode, as `env.step` would have emitted it."""

@@ -1,5 +1,6 @@
 """The database that a policy can query and cannot change: refusals, time-outs, hints."""
 
+import contextlib
 import hashlib
 import sqlite3
 import time
@@ -32,6 +33,14 @@ def db(request, file):
     database = Database(source, timeout=0.3)
     yield database
     database.close()
+
+
+def made_of(script, **options):
+    db = sqlite3.connect(":memory:")
+    db.executescript(script)
+    data = db.serialize()
+    db.close()
+    return Database(data, **options)
 
 
 def image(file):
@@ -177,3 +186,40 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
     (tmp_path / "notes.sqlite").write_text("these are notes, and long enough to be no header" * 20)
     with pytest.raises(PalaestraError, match=r"notes\.sqlite is not a readable SQLite database"):
         Database(tmp_path / "notes.sqlite")
+
+
+def test_one_long_function_cannot_outlast_the_limit():
+    """One step of SQLite's machine may do much work on long text: cells are short, so it cannot."""
+    db = made_of("CREATE TABLE t (n INTEGER); INSERT INTO t VALUES (1), (2), (3)")
+    started = time.monotonic()
+    with pytest.raises(QueryError):
+        db.query("SELECT instr(hex(zeroblob(450000)), hex(zeroblob(100000 + n)) || '1') FROM t")
+    sql = "SELECT sum(instr(hex(zeroblob(30000)), hex(zeroblob(15000 + n)) || '1')) FROM t"
+    with contextlib.suppress(QueryError):
+        db.query(sql)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("sql", "value"),
+    [
+        ("SELECT CURRENT_TIMESTAMP", "2025-01-15 12:00:00"),
+        ("SELECT current_date", "2025-01-15"),
+        ("SELECT date('now', '-1 day')", "2025-01-14"),
+        ("SELECT datetime()", "2025-01-15 12:00:00"),
+        ("SELECT strftime('%Y')", "2025"),
+        ("SELECT strftime('%Y', '1999-05-01')", "1999"),
+        ("SELECT date('1999-05-01', '+1 month')", "1999-06-01"),
+        ("SELECT julianday('now') - julianday('2025-01-15 12:00:00')", 0.0),
+    ],
+)
+def test_the_time_is_the_same_every_day(sql, value):
+    db = made_of("CREATE TABLE t (n INTEGER)")
+    assert db.query(sql).rows == ((value,),)
+
+
+def test_the_limit_of_a_query_is_counted_in_steps_and_so_the_same_everywhere():
+    db = made_of("CREATE TABLE t (n INTEGER)", timeout=1000)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) FROM n"
+    with pytest.raises(QueryError, match="was stopped"):
+        db.query(endless)

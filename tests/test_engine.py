@@ -165,3 +165,62 @@ def test_a_chunk_longer_than_the_prompt_changes_nothing(engine, model):
     prompt = [11] * (PREFILL_CHUNK + 1)
     done = asyncio.run(engine.sample(prompt, Sampling(max_tokens=1, temperature=0)))
     assert done.tokens[0] == int(model(torch.tensor([prompt])).logits[0, -1].argmax())
+
+
+def test_a_caller_that_goes_away_harms_nobody(engine):
+    prompt = prompts(1)[0]
+
+    async def run():
+        gone = asyncio.create_task(engine.sample(prompt, Sampling(max_tokens=50), "gone"))
+        kept = asyncio.create_task(engine.sample(prompt, Sampling(max_tokens=50), "kept"))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        engine.release("gone")
+        return await kept
+
+    assert len(asyncio.run(run()).tokens) == 50
+    assert asyncio.run(engine.sample(prompt, Sampling(max_tokens=1), "next")).tokens
+
+
+def test_a_closed_engine_refuses_instead_of_hanging(tiny_dir):
+    engine = TorchEngine(load_model(str(tiny_dir))[1], slots=2, max_context=100)
+    engine.close()
+    with pytest.raises(RuntimeError, match="the engine has stopped"):
+        asyncio.run(engine.sample([5, 6], Sampling()))
+    with pytest.raises(RuntimeError, match="the engine has stopped"):
+        engine.load({}, 1)
+    engine.release("anything")
+    engine.close()
+
+
+def test_closing_tells_those_who_wait(tiny_dir):
+    engine = TorchEngine(load_model(str(tiny_dir))[1], slots=2, max_context=400)
+
+    async def run():
+        waiting = asyncio.create_task(engine.sample([5, 6], Sampling(max_tokens=390)))
+        await asyncio.sleep(0.01)
+        await asyncio.to_thread(engine.close)
+        await waiting
+
+    with pytest.raises(RuntimeError, match="closed"):
+        asyncio.run(run())
+
+
+def test_the_same_ids_may_be_sampled_again_in_one_session(engine):
+    prompt = prompts(1, seed=4)[0]
+    again = [
+        asyncio.run(engine.sample(prompt, Sampling(max_tokens=3, noise=(n,)), "retry"))
+        for n in (1, 1, 1)
+    ]
+    fresh = asyncio.run(engine.sample(prompt, Sampling(max_tokens=3, noise=(1,)), "other"))
+    assert again == [fresh] * 3
+
+
+def test_samples_without_a_session_do_not_meet(engine):
+    prompt = prompts(1, seed=6)[0]
+
+    async def both():
+        return await asyncio.gather(*(engine.sample(prompt, Sampling(max_tokens=3)) for _ in "ab"))
+
+    first, second = asyncio.run(both())
+    assert first == second

@@ -164,3 +164,60 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     (tmp_path / ".grpo-000009.part").mkdir()
     (tmp_path / ".grpo-000009.part" / "state.json").write_text('{"phase": "grpo", "step": 9}')
     assert places(tmp_path) == []
+
+
+def test_a_run_that_cannot_start_leaves_its_folder_free(config, tmp_path):
+    out = tmp_path / "run"
+    for bad in ("env.0.id=palaestra/Sq-v0", "sft.style={hast=0.5}", "env.1.options.rows=0"):
+        with pytest.raises(PalaestraError):
+            loop.train(load_config(config, [f"out={out}", bad]), Watch(quiet=True))
+        assert not list(out.glob("*"))
+
+
+@pytest.mark.parametrize("phase", ["expert episodes", "evaluate: before", "evaluate: after"])
+def test_ctrl_c_is_heard_in_every_phase(config, whole, tmp_path, phase):
+    """The request comes by the first tick of the phase; the resumed run ends as if it had not."""
+
+    class Asked(Watch):
+        def phase(self, name, total, done, steps=False):
+            self.stopping = name == phase
+            return super().phase(name, total, done, steps)
+
+    out = tmp_path / "run"
+    with pytest.raises(PalaestraError, match="go on with: palaestra train --resume"):
+        loop.train(load_config(config, [f"out={out}"]), Asked(quiet=True))
+    report = loop.resume(str(out), Watch(quiet=True))
+    assert weights(out) == weights(whole[0])
+    assert untimed(out) == untimed(whole[0])
+    assert {"sft", "rollout", "update", "evaluate"} <= set(report["seconds"])
+
+
+def test_a_control_works_on_any_environment_and_a_run_remembers_its_imports(tmp_path, monkeypatch):
+    module = tmp_path / "my_envs.py"
+    module.write_text(
+        "import palaestra\n"
+        "palaestra.register('me/Shop-v0', 'palaestra.envs.stockroom:Stockroom')\n"
+    )
+    config = tmp_path / "c.toml"
+    config.write_text(
+        'steps = 1\nimports = ["my_envs"]\n[env]\nid = "me/Shop-v0"\n[policy]\nhidden = 32\n'
+        "max_context = 200\nmax_tokens = 16\nslots = 8\n[algorithm]\ngroup_size = 2\n"
+        "tasks_per_step = 2\n[eval]\nn = 4\ncontrol = true\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "run"
+    report = loop.train(load_config(str(config), [f"out={out}"]), Watch(quiet=True))
+    assert report["evaluations"]["control"]["n"] == 4
+    assert json.loads((out / "config.json").read_text())["imports"] == ["my_envs"]
+
+
+def test_a_config_that_was_damaged_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"steps": ')
+    with pytest.raises(PalaestraError, match=r"config.json cannot be read"):
+        loop.resume(str(tmp_path), Watch(quiet=True))
+
+
+def test_an_out_that_is_a_file_is_refused(config, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(PalaestraError, match="is a file"):
+        loop.train(load_config(config, [f"out={tmp_path / 'run'}"]), Watch(quiet=True))

@@ -27,7 +27,9 @@ from palaestra.rewards.outcome import brevity, errors, solved, waste
 def episode(*facts, stop=StopReason.FINISHED, start=None, error=None, messages=(), gold=None):
     """One turn for each dict of facts that the turn changed."""
     messages = messages or [calling("look", shelf=i) for i in range(len(facts))]
-    turns = tuple(Turn(m, facts=f) for m, f in zip(messages, facts, strict=True))
+    turns = tuple(
+        Turn(m, (Message("tool", "..."),), f) for m, f in zip(messages, facts, strict=True)
+    )
     known = dict(start or {})
     for each in facts:
         known.update(each)
@@ -337,3 +339,21 @@ def test_the_evidence_chain_is_paid_hop_by_hop():
 def test_support_without_the_chain_waits_for_it():
     whole = episode({"supported": True}, {"used_bridges": [0]}, gold=CHAIN)
     assert paid_items(chain_items(whole), whole) == [[], ["bridge-1", "support"]]
+
+
+def test_calls_that_were_cut_off_neither_repair_nor_repeat():
+    failed = Turn(calling("look", shelf=1), (Message("tool", "no"),), {"tool_error": "no"})
+    cut = Turn(calling("look", shelf=1), ())
+    assert errors(Episode(Task("t", "e", "train", ()), turns=(failed, cut))).value == 0
+    assert waste(Episode(Task("t", "e", "train", ()), turns=(failed, cut))).value == 0
+
+
+def test_a_reward_of_the_table_can_be_given_to_any_environment():
+    import palaestra
+
+    env = palaestra.make("palaestra/Stockroom-v0", rewards={"brevity": 0.5, "solved": 2.0})
+    env.reset(seed=0)
+    over = False
+    while not over:
+        _, _, over, _, info = env.step(env.expert(env.np_random))
+    assert info["ledger"].by_name() == pytest.approx({"brevity": 0.25, "solved": 2.0})

@@ -15,7 +15,8 @@ from palaestra.agents.engine import TorchEngine
 from palaestra.agents.load import chat_maker, load_model
 from palaestra.agents.rollout import Envs, Job, rollouts
 from palaestra.agents.scripted import Expert, Random
-from palaestra.core import Broken, StopReason, calling
+from palaestra.core import Broken, Message, StopReason, calling
+from palaestra.envs.world import POOL
 
 IDS = ("palaestra/Search-v0", "palaestra/SQL-v0", "palaestra/Stockroom-v0")
 
@@ -180,3 +181,54 @@ def test_every_turn_of_a_sampled_episode_can_be_restored_and_continues_alike():
             for action in actions[done:]:
                 env.step(action)
             assert (env.episode, env.ledger) == whole
+
+
+def test_the_second_try_is_on_another_environment():
+    Fragile.broke = 0
+    made = []
+
+    def make(_):
+        made.append(Fragile(max_turns=2))
+        return made[-1]
+
+    (done,) = evaluate.run([Job("f", Fragile().tasks[2], 0)], Envs(make), Expert)
+    assert done.valid
+    assert len(made) == 2
+
+
+FARMERS = {
+    "palaestra/Search-v0": [
+        *([calling("open", doc_id=f"d{i}")] for i in range(60)),
+        *([calling("search", query=" ".join(POOL), k=20)] for _ in range(3)),
+    ],
+    "palaestra/SQL-v0": [
+        [
+            calling(
+                "run_sql",
+                query="SELECT * FROM person, company, city, product WHERE person.rowid = "
+                f"{i} AND company.rowid = 1 + {i} % 12 AND city.rowid = 1 + {i} % 8 "
+                f"AND product.rowid = 1 + {i} % 14 -- {' '.join(POOL)}",
+            )
+        ]
+        for i in range(1, 30)
+    ],
+}
+
+
+@pytest.mark.parametrize("id", FARMERS)
+def test_opening_everything_without_reading_the_question_earns_next_to_nothing(id):
+    """Everything in one turn, then every document cited or a literal selected, answer "zzz"."""
+    env = palaestra.make(id, split="test")
+    earned = []
+    for index in range(30):
+        env.reset(seed=index, options={"task": index})
+        calls = [call for group in FARMERS[id] for message in group for call in message.tool_calls]
+        env.step(Message("assistant", tool_calls=tuple(calls[:60])))
+        if "Search" in id:
+            last = calling("answer", text="zzz", citations=[f"d{i}" for i in range(64)])
+        else:
+            env.step(calling("run_sql", query="SELECT 'zzz'"))
+            last = calling("answer", text="zzz")
+        env.step(last)
+        earned.append(sum(e.amount for e in env.ledger.entries))
+    assert sum(earned) / len(earned) < 0.05  # an honest episode earns 1.4

@@ -167,3 +167,14 @@ def test_what_is_strictly_right_is_officially_right(gold, data, ordered):
     rows = data.draw(st.permutations(gold))
     if strict(result(*rows), result(*gold), ordered):
         assert official(rows, gold, ordered)
+
+
+def test_constants_that_were_written_down_are_not_strictly_an_answer():
+    gold = result((1, "a"), (2, "b"))
+    assert compare(result((1, "a"), (2, "b"), tables=()), gold, "SELECT x") == OFFICIAL_ONLY
+
+
+def test_rows_that_were_cut_off_are_not_compared():
+    whole = result((1,), (2,))
+    cut = Result(whole.columns, whole.rows, True, whole.tables)
+    assert compare(cut, whole, "SELECT x") == OFFICIAL_ONLY

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..agents.trajectory import Trajectory
-from ..core import Entry
 from .advantages import group_relative, turn_relative
 
 Group = Sequence[Trajectory]
@@ -38,12 +37,12 @@ def grpo_turns(group: Group) -> Advantages:
     The turn part is CM2's turn estimator (mark A); adding the two is our reading (mark C).
     """
     outcome = group_relative(
-        [
-            _sum(each, lambda entry: entry.kind == "outcome") if each.valid else None
-            for each in group
-        ]
+        [each.ledger.by_kind().get("outcome", 0.0) if each.valid else None for each in group]
     )
-    earned = [_by_turn(each) if each.valid else None for each in group]
+    earned = [
+        each.ledger.by_turn(turns_of(each), "process", "checklist") if each.valid else None
+        for each in group
+    ]
     return [
         [outcome[index] + value for value in turns]
         for index, turns in enumerate(_padded(turn_relative(earned), group))
@@ -61,18 +60,6 @@ def _broadcast(group: Group, std: bool) -> Advantages:
     totals = [each.ledger.total if each.valid else None for each in group]
     values = group_relative(totals, std)
     return [[value] * turns_of(each) for value, each in zip(values, group, strict=True)]
-
-
-def _by_turn(trajectory: Trajectory) -> list[float]:
-    return [
-        _sum(trajectory, lambda entry, t=turn: entry.kind != "outcome" and entry.turn == t)
-        for turn in range(turns_of(trajectory))
-    ]
-
-
-def _sum(trajectory: Trajectory, wanted: Callable[..., bool]) -> float:
-    entries: Sequence[Entry] = trajectory.ledger.entries
-    return sum(entry.amount for entry in entries if wanted(entry))
 
 
 def _padded(advantages: Advantages, group: Group) -> Advantages:
