@@ -13,8 +13,10 @@ from .core import (
     ToolSpec,
     Turn,
     calling,
+    system,
+    user,
 )
-from .envs import Env, Finish, Generated, ToolError, tool
+from .envs import Env, Finish, Generated, Tasks, ToolError, tool
 from .envs.registry import make, register, register_all
 from .rewards import Rubric, Score, Term
 
@@ -33,6 +35,7 @@ __all__ = [
     "Score",
     "StopReason",
     "Task",
+    "Tasks",
     "Term",
     "ToolCall",
     "ToolError",
@@ -41,7 +44,9 @@ __all__ = [
     "calling",
     "make",
     "register",
+    "system",
     "tool",
+    "user",
 ]
 
 register_all()

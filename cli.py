@@ -6,6 +6,7 @@ Reports go to stdout, progress to stderr. Heavy libraries load inside the comman
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import shlex
@@ -20,6 +21,7 @@ from .core import Broken, PalaestraError
 app = typer.Typer(
     help="Environments, rewards and GRPO training for tool-using language agents.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -50,6 +52,16 @@ def main() -> None:
         sys.exit(1)
 
 
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Environments, rewards and GRPO training for tool-using language agents."""
+    if version:
+        print(importlib.metadata.version("palaestra"))
+        raise typer.Exit
+
+
 @app.command()
 def envs(json: Json = False, import_: Import = []) -> None:  # noqa: B006
     """List every registered environment: its tools, rewards, data formats.
@@ -69,6 +81,7 @@ def envs(json: Json = False, import_: Import = []) -> None:  # noqa: B006
                 "tools": _tool_lines(cls),
                 "rewards": {f"{t.name} ({t.kind})": t.weight for t in cls.rubric.terms},
                 "tasks": ["embedded", *cls.formats],
+                "options": _option_lines(cls),
                 "snapshot": cls.snapshot_kind,
             }
         )
@@ -80,7 +93,8 @@ def envs(json: Json = False, import_: Import = []) -> None:  # noqa: B006
         print(f"  {row['about']}")
         print(f"  tools    {'; '.join(row['tools'])}")
         print(f"  rewards  {', '.join(f'{n} {w:g}' for n, w in row['rewards'].items())}")
-        print(f"  tasks    {', '.join(row['tasks'])}\n")
+        print(f"  tasks    {', '.join(row['tasks'])}")
+        print(f"  options  {', '.join(row['options'])}\n")
 
 
 @app.command()
@@ -169,6 +183,7 @@ def train(
     config: Annotated[str, typer.Argument(help="A TOML file, or the name of a packaged one.")] = "",
     overrides: Annotated[list[str], typer.Argument(help="key=value, such as steps=6")] = [],  # noqa: B006
     resume: Annotated[str, typer.Option(help="Go on with the run in this folder.")] = "",
+    keys: Annotated[bool, typer.Option("--keys", help="List every key of a config.")] = False,
     json: Json = False,
     import_: Import = [],  # noqa: B006
 ) -> None:
@@ -183,6 +198,12 @@ def train(
       palaestra train --resume runs/tiny
     """
     _import(import_)
+    if keys:
+        from .trainers.config import keys as every_key
+
+        for name, default, meaning in every_key():
+            print(f"{name:<28}{default:<14}{meaning}")
+        return
     if bool(resume) == bool(config):
         raise PalaestraError(
             "give either a config file (palaestra train tiny out=runs/tiny) or --resume DIR, "
@@ -226,8 +247,15 @@ def evaluate(
     samples: Annotated[int, typer.Option(help="Episodes per task, each with its own seed.")] = 1,
     seed: Annotated[int, typer.Option(help="Everything random in the episodes.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(help="Tokens per reply.")] = 256,
-    max_context: Annotated[int, typer.Option(help="Tokens per episode.")] = 4096,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Tokens per reply; 256 if not given.")
+    ] = None,
+    max_context: Annotated[
+        int | None, typer.Option(help="Tokens per episode; 4096 if not given.")
+    ] = None,
+    like: Annotated[
+        str, typer.Option(help="A run's folder: its environment options and token limits.")
+    ] = "",
     concurrency: Annotated[int, typer.Option(help="Episodes in flight.")] = 32,
     out: Annotated[str, typer.Option(help="Write episodes and report into this folder.")] = "",
     tasks: Tasks = "",
@@ -240,13 +268,22 @@ def evaluate(
     \b
     Examples:
       palaestra eval palaestra/Search-v0 --policy expert --n 50
-      palaestra eval palaestra/SQL-v0 --policy hf:runs/tiny/final --n 200 --json
+      palaestra eval palaestra/SQL-v0 --policy hf:runs/tiny/final --like runs/tiny
       palaestra eval palaestra/SQL-v0 --tasks spider:PATH --policy expert
     """
     _import(import_)
     _at_least(0, n=n, seed=seed, temperature=temperature)
-    _at_least(1, samples=samples, concurrency=concurrency, max_tokens=max_tokens)
-    _at_least(1, max_context=max_context)
+    _at_least(1, max_tokens=max_tokens, max_context=max_context)
+    _at_least(1, samples=samples, concurrency=concurrency)
+    trained = _trained(policy, like, env)
+    if like:
+        option = [*trained["options"], *option]
+        max_tokens = max_tokens or trained["max_tokens"]
+        max_context = max_context or trained["max_context"]
+    elif trained and set(trained["options"]) - set(option):
+        text = f"this model was trained with {', '.join(trained['options'])}"
+        print(f"note: {text}; add --like {trained['run']} for the same", file=sys.stderr)
+    max_tokens, max_context = max_tokens or 256, max_context or 4096
     from .agents.agent import Sampling
     from .agents.evaluate import evaluate as run_evaluation
     from .agents.load import load_policy
@@ -314,6 +351,26 @@ def doctor(json: Json = False) -> None:
 # ---- parts ---------------------------------------------------------------------------------
 
 
+def _trained(policy: str, like: str, env: str) -> dict[str, Any]:
+    """What the run behind a model used for `env`: options as key=value, and token limits."""
+    run = Path(like) if like else Path(policy.removeprefix("hf:")).parent
+    file = run / "config.json"
+    if not like and not (policy.startswith("hf:") and (run / "metrics.jsonl").is_file()):
+        return {}
+    if not file.is_file():
+        raise PalaestraError(f"'{like}' holds no run: it has no config.json")
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for section in config.get("env", ()):
+        if section["id"] == env:
+            options = [f"{name}={json.dumps(value)}" for name, value in section["options"].items()]
+            limits = {name: config["policy"][name] for name in ("max_tokens", "max_context")}
+            return {"run": str(run), "options": options, **limits}
+    if like:
+        ids = ", ".join(section["id"] for section in config.get("env", ()))
+        raise PalaestraError(f"the run '{like}' was not on {env}, but on {ids}")
+    return {}
+
+
 def _emit(value: Any) -> None:
     print(_dumps(value))
 
@@ -336,9 +393,9 @@ def _import(modules: list[str]) -> None:
         import_module(module)
 
 
-def _at_least(least: int, **options: float) -> None:
+def _at_least(least: int, **options: float | None) -> None:
     for name, value in options.items():
-        if not value >= least:
+        if value is not None and not value >= least:
             flag = name.replace("_", "-")
             raise PalaestraError(f"--{flag} must be {least} or more, got {value}")
 
@@ -425,6 +482,16 @@ def _tool_lines(cls: Any) -> list[str]:
     from .envs.tools import tools_of
 
     return [_signature(tool.spec) for tool in tools_of(cls).values()]
+
+
+def _option_lines(cls: Any) -> list[str]:
+    from .envs.core import options_of
+
+    plain = (int, float, str, bool, tuple)
+    return [
+        f"{name}={p.default}" if isinstance(p.default, plain) else name
+        for name, p in options_of(cls).items()
+    ]
 
 
 def _signature(spec: Any) -> str:

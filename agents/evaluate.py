@@ -65,7 +65,7 @@ def summarize(trajectories: Iterable[Trajectory], metrics: Sequence[str] = ()) -
     """Counts, success with its 95 % interval, mean reward by kind and term, stop reasons.
 
     `n` counts all episodes; rates and means are over the valid ones. `metrics` are facts of the
-    environment to average (episodes that do not state one count as 0).
+    environment to average, over the episodes that state them.
     """
     everything = list(trajectories)
     valid = [t for t in everything if t.valid]
@@ -83,9 +83,9 @@ def summarize(trajectories: Iterable[Trajectory], metrics: Sequence[str] = ()) -
         "turns": _mean([len(t.episode.turns) for t in valid]),
         "tokens": _mean([t.tokens for t in valid]),
     }
-    stated = [m for m in metrics if any(m in t.episode.facts for t in valid)]
-    for name in stated:
-        report[name] = _mean([float(t.episode.facts.get(name) or 0) for t in valid])
+    for name in metrics:
+        if stated := [t.episode.facts[name] for t in valid if name in t.episode.facts]:
+            report[name] = _mean([float(value or 0) for value in stated])
     tags = sorted({tag for t in everything for tag in t.episode.task.tags})
     if 1 < len(tags) <= 12:
         report["success_by_tag"] = {

@@ -69,7 +69,13 @@ def seeded(maker: AgentMaker) -> AgentMaker:
 
     def make(env: Env, sample: int) -> Agent:
         sequence = np.random.SeedSequence([env.episode.seed, sample])
-        return maker(env, int(sequence.generate_state(1)[0]))
+        agent = maker(env, int(sequence.generate_state(1)[0]))
+        if not callable(getattr(agent, "act", None)):
+            raise PalaestraError(
+                "an agent is an object with act(conversation, tools) -> Message; "
+                f"the callable of this policy made {agent!r:.60}"
+            )
+        return agent
 
     return make
 

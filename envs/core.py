@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -412,9 +413,9 @@ class Env(gymnasium.Env[Observation, "Message | str"]):
                 f"--tasks or env.tasks= on the command line (formats: {formats})"
             )
         if name not in self.formats:
-            raise PalaestraError(
-                f"{type(self).__name__} reads no format '{name}'.{did_you_mean(name, self.formats)}"
-            )
+            known = did_you_mean(name, self.formats) if self.formats else " It has embedded tasks."
+            raise PalaestraError(f"{type(self).__name__} reads no format '{name}'.{known}")
+        path = os.path.expanduser(path)  # the shell leaves a ~ after the colon alone
         module, _, function = self.formats[name].partition(":")
         return getattr(importlib.import_module(module), function)(path)  # type: ignore[no-any-return]
 

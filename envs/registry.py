@@ -72,7 +72,10 @@ def env_class(id: str) -> type[Env]:
     if module:
         import_module(module)
     if id not in ENVS:
-        raise PalaestraError(f"no environment is called '{id}'.{did_you_mean(id, ENVS)}")
+        raise PalaestraError(
+            f"no environment is called '{id}'.{did_you_mean(id, ENVS)} One of your own needs the "
+            "module that registers it: --import my_module"
+        )
     path, _, name = ENVS[id].partition(":")
     cls = getattr(import_module(path), name, None)
     if cls is None:

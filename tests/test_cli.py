@@ -502,3 +502,25 @@ def test_a_registered_class_that_does_not_exist_is_named():
             registry.make("me/Gone-v0")
     finally:
         del registry.ENVS["me/Gone-v0"]
+
+
+def test_a_trained_model_is_evaluated_like_its_run(palaestra, tiny_dir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_dir, run / "final")
+    section = {"id": SEARCH, "options": {"results": 1, "max_turns": 2}}
+    limits = {"max_tokens": 8, "max_context": 200}
+    (run / "config.json").write_text(json.dumps({"env": [section], "policy": limits}))
+    (run / "metrics.jsonl").write_text("")
+    command = ["eval", SEARCH, "--policy", f"hf:{run / 'final'}", "--n", "2", "--json"]
+    plain = palaestra(*command)
+    assert "trained with results=1, max_turns=2; add --like" in plain.err
+    like = palaestra(*command, "--like", str(run))
+    assert "note:" not in like.err
+    assert json.loads(like.out.splitlines()[-1])["tokens"] <= 16
+    assert "was not on" in palaestra("eval", SQL, "--like", str(run)).err
+
+
+def test_the_keys_of_a_config_are_listed(palaestra):
+    said = palaestra("train", "--keys").out
+    assert "algorithm.group_size" in said
+    assert palaestra("--version").out.strip()

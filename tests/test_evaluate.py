@@ -76,7 +76,7 @@ def test_stated_metrics_are_averaged_and_success_is_split_by_tag():
     easy = trajectory(entry(1.0), tags=("1-hop",), facts={"f1": 1.0})
     hard = trajectory(entry(0.0), tags=("3-hop",))
     report = summarize([easy, hard], metrics=("f1", "never"))
-    assert report["f1"] == 0.5
+    assert report["f1"] == 1.0  # over those that state it
     assert "never" not in report
     assert report["success_by_tag"] == {"1-hop": 1.0, "3-hop": 0.0}
 

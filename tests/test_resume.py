@@ -195,8 +195,7 @@ def test_ctrl_c_is_heard_in_every_phase(config, whole, tmp_path, phase):
 def test_a_control_works_on_any_environment_and_a_run_remembers_its_imports(tmp_path, monkeypatch):
     module = tmp_path / "my_envs.py"
     module.write_text(
-        "import palaestra\n"
-        "palaestra.register('me/Shop-v0', 'palaestra.envs.stockroom:Stockroom')\n"
+        "import palaestra\npalaestra.register('me/Shop-v0', 'palaestra.envs.stockroom:Stockroom')\n"
     )
     config = tmp_path / "c.toml"
     config.write_text(

@@ -18,7 +18,11 @@ from .algorithm import ALGORITHMS
 
 class Section(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        coerce_numbers_to_str=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
@@ -26,11 +30,15 @@ class EnvConfig(Section):
     """One environment to train in; `weight` is its share of the tasks of a step."""
 
     id: str
+    """As `palaestra envs` lists it; several environments are several [[env]] sections."""
     tasks: str | None = None
     """FORMAT:PATH of a published data set; without it, the embedded tasks."""
     options: dict[str, Any] = {}
+    """Options of the environment, such as { max_turns = 6 }."""
     rewards: dict[str, float] = {}
+    """New weights of its reward terms by name; 0 switches one off."""
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """Its share of the tasks of a step."""
 
 
 class PolicyConfig(Section):
@@ -38,6 +46,7 @@ class PolicyConfig(Section):
     """"tiny" (built on the spot) or a Hugging Face model directory or id."""
     engine: Literal["torch"] = "torch"
     max_context: Annotated[int, Field(ge=16)] = 1024
+    """Tokens per episode."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Per reply."""
     slots: Annotated[int, Field(ge=1)] = 128
@@ -138,6 +147,19 @@ class Config(Section):
         """A short hash of what decides the result; where things lie and are shown does not."""
         content = self.model_dump(mode="json", exclude={"out": True, "eval": {"reference"}})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def keys(model: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Every key of a config as (name, default, meaning), sections after plain keys."""
+    rows: list[tuple[str, str, str]] = []
+    for name, spec in model.model_fields.items():
+        inner = EnvConfig if name == "env" else spec.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            rows += keys(inner, f"{prefix}{name}.")
+        else:
+            default = "(required)" if spec.is_required() else json.dumps(spec.default)
+            rows.append((f"{prefix}{name}", default, " ".join((spec.description or "").split())))
+    return rows
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:

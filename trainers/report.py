@@ -87,7 +87,7 @@ def render(report: dict[str, Any], out: Path) -> str:
 
 def _table(report: dict[str, Any]) -> str:
     names = {
-        "before": "after SFT",
+        "before": "after SFT" if report["sft_steps"] else "before GRPO",
         "after": "after GRPO",
         "control": "control: tools answer nothing",
     }
@@ -98,6 +98,8 @@ def _table(report: dict[str, Any]) -> str:
     for label, name in names.items():
         if line := report["evaluations"].get(label):
             rows.append(_row(name, line, kinds))
+    if len(after := report["evaluations"].get("after", {}).get("by_env", {})) > 1:
+        rows.append("  of these " + ", ".join(f"{name} {rate:.3f}" for name, rate in after.items()))
     if reference := report.get("reference"):
         low, high = reference["interval"]
         rows.append(
