@@ -6,7 +6,6 @@ Reports go to stdout, progress to stderr. Heavy libraries load inside the comman
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import json
 import shlex
@@ -58,7 +57,9 @@ def options(
 ) -> None:
     """Environments, rewards and GRPO training for tool-using language agents."""
     if version:
-        print(importlib.metadata.version("palaestra"))
+        from importlib.metadata import version as version_of
+
+        print(version_of("palaestra"))
         raise typer.Exit
 
 
