@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+import pydantic  # by name only: its parts load when a tool is built, not at start
 
 from ..core import ToolSpec
 
@@ -34,14 +34,14 @@ class Tool:
     """A tool's spec, the model of its arguments, and the method it calls."""
 
     spec: ToolSpec
-    arguments: type[BaseModel]
+    arguments: type[pydantic.BaseModel]
     method: str
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Validated keyword arguments; raises ToolError saying what was wrong and what fits."""
         try:
             bound = self.arguments.model_validate(dict(arguments))
-        except ValidationError as error:
+        except pydantic.ValidationError as error:
             raise ToolError(f"{self.spec.name}: {_sentence(error)} {self.usage()}") from None
         return {name: getattr(bound, name) for name in type(bound).model_fields}
 
@@ -84,10 +84,12 @@ def _build(name: str, method: Callable[..., Any]) -> Tool:
             raise TypeError(f"parameter '{parameter.name}' of tool '{name}' has no type")
         default = ... if parameter.default is parameter.empty else parameter.default
         text = about.get(parameter.name)
-        fields[parameter.name] = (hints[parameter.name], Field(default, description=text))
+        fields[parameter.name] = (hints[parameter.name], pydantic.Field(default, description=text))
     with warnings.catch_warnings():  # a parameter may well be called "schema" or "copy"
         warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
-        model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+        model = pydantic.create_model(
+            name, __config__=pydantic.ConfigDict(extra="forbid"), **fields
+        )
     schema = _without_titles(model.model_json_schema())
     schema.setdefault("properties", {})
     return Tool(ToolSpec(name, description, schema), model, name)
@@ -120,7 +122,7 @@ def _type_word(schema: Mapping[str, Any]) -> str:
     return str(schema.get("type", "any"))
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: pydantic.ValidationError) -> str:
     parts = []
     for detail in error.errors():
         where = ".".join(str(part) for part in detail["loc"])[:80]
