@@ -331,6 +331,68 @@ def evaluate(
     _print_report(report, json)
 
 
+sandbox_app = typer.Typer(no_args_is_help=True, help="Attack a kind of sandbox; clean up.")
+app.add_typer(sandbox_app, name="sandbox")
+
+
+@sandbox_app.command()
+def attack(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="bubblewrap, container or process.")],
+    only: Annotated[list[str], typer.Option(help="Make this attempt alone; repeatable.")] = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Run the escape battery: hostile programs, judged from outside; exits 1 if one succeeds.
+
+    Example: palaestra sandbox attack bubblewrap
+    """
+    from .sandboxes.attack import run_battery
+
+    def seen(result: Any) -> None:
+        mark = "SUCCEEDED" if result.succeeded else ("error" if result.error else "held")
+        said = result.error or result.detail
+        print(f"{mark:<10}{result.name:<28}{said[:120]}", file=_out(json))
+
+    report = run_battery(kind, only or None, seen)
+    print(
+        f"{kind}: {len(report.succeeded)} of {report.attempts} attempts succeeded"
+        + (f"; {len(report.errors)} could not be judged" if report.errors else ""),
+        file=_out(json),
+    )
+    if json:
+        _emit(
+            {
+                "kind": kind,
+                "attempts": report.attempts,
+                "succeeded": len(report.succeeded),
+                "names": report.succeeded,
+                "errors": report.errors,
+                "ok": report.ok,
+            }
+        )
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@sandbox_app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove what a crashed owner left: processes, containers, cgroups, folders.
+
+    Example: palaestra sandbox prune --dry-run
+    """
+    from .sandboxes.reaper import prune as sweep
+
+    removed = sweep(dry_run)
+    word = "would remove" if dry_run else "removed"
+    for each in removed:
+        print(f"{word} {each}", file=_out(json))
+    print(f"{word} {len(removed)}", file=_out(json))
+    if json:
+        _emit({"removed": removed, "dry_run": dry_run})
+
+
 @app.command()
 def doctor(json: Json = False) -> None:
     """What this machine can do, and how to get what is missing.
@@ -341,9 +403,9 @@ def doctor(json: Json = False) -> None:
 
     findings = examine()
     for finding in findings:
-        print(f"{finding.mark:<8}{finding.name:<14}{finding.detail}", file=_out(json))
+        print(f"{finding.mark:<8}{finding.name:<20}{finding.detail}", file=_out(json))
         if finding.advice:
-            print(f"{'':<22}{finding.advice}", file=_out(json))
+            print(f"{'':<28}{finding.advice}", file=_out(json))
     if json:
         rows = [dataclasses.asdict(finding) for finding in findings]
         _emit({"ok": all(f.ok for f in findings if f.required), "findings": rows})

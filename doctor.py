@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import shutil
 import sqlite3
 import sys
 from dataclasses import dataclass
@@ -36,8 +35,8 @@ def examine() -> list[Finding]:
         _gpu(),
         _threads(),
         _memory(),
-        _program("bwrap", "sandboxes without a daemon", "Debian package: bubblewrap"),
-        _program("docker", "container sandboxes", "Debian package: docker.io"),
+        _sandbox("bubblewrap"),
+        _sandbox("container"),
     ]
 
 
@@ -95,11 +94,18 @@ def _memory() -> Finding:
     return Finding("memory", size >= 4, f"{size:.0f} GiB", "" if size >= 4 else "4 GiB are advised")
 
 
-def _program(name: str, use: str, advice: str) -> Finding:
-    found = shutil.which(name)
-    return Finding(
-        name,
-        bool(found),
-        f"{use}: {'found' if found else 'not installed'}",
-        "" if found else advice,
-    )
+def _sandbox(kind: str) -> Finding:
+    """Whether a kind of sandbox works here, and what of its isolation a few attempts prove."""
+    from .sandboxes import SandboxError
+    from .sandboxes.attack import probes
+
+    try:
+        report = probes(kind)
+    except SandboxError as error:
+        return Finding(f"sandbox {kind}", False, "does not work here", str(error))
+    if report.ok:
+        held = ", ".join(result.name for result in report.results)
+        return Finding(f"sandbox {kind}", True, f"isolates: held against {held}")
+    bad = ", ".join([*report.succeeded, *report.errors])
+    advice = f"see: palaestra sandbox attack {kind}"
+    return Finding(f"sandbox {kind}", False, f"does NOT hold against {bad}", advice)

@@ -16,7 +16,7 @@ import pytest
 
 MARKS = ("docker", "postgres", "vllm", "browser", "slow")
 # .ci/run provides for these: there a skip of them is a failure. "default" means without a mark.
-CI_RUNS = {"default", "slow"}
+CI_RUNS = {"default", "docker", "slow"}
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
 ROOT = Path(__file__).parents[1]

@@ -172,7 +172,8 @@ def test_doctor_reports_to_machines_and_shows_people_the_rest(palaestra):
     findings = {finding["name"]: finding for finding in said.json["findings"]}
     assert said.json["ok"] is True
     assert findings["python"]["ok"] is True
-    assert {"sqlite", "torch", "gpu", "threads", "memory", "docker"} <= set(findings)
+    assert {"sqlite", "torch", "gpu", "threads", "memory"} <= set(findings)
+    assert {"sandbox bubblewrap", "sandbox container"} <= set(findings)
     assert len(said.out.splitlines()) == 1
     assert "python" in said.err
 
@@ -524,3 +525,28 @@ def test_the_keys_of_a_config_are_listed(palaestra):
     said = palaestra("train", "--keys").out
     assert "algorithm.group_size" in said
     assert palaestra("--version").out.strip()
+
+
+def test_a_few_attempts_on_a_sandbox_are_reported_to_machines(palaestra):
+    command = [
+        "sandbox",
+        "attack",
+        "bubblewrap",
+        "--only",
+        "environment",
+        "--only",
+        "tcp",
+        "--json",
+    ]
+    said = palaestra(*command)
+    report = json.loads(said.out.splitlines()[-1])
+    assert (report["attempts"], report["succeeded"], report["names"]) == (2, 0, [])
+    assert said.code == 0
+    weak = palaestra("sandbox", "attack", "process", "--only", "private_file")
+    assert weak.code == 1
+    assert "private_file" in weak.out
+
+
+def test_pruning_says_what_it_would_remove(palaestra):
+    said = palaestra("sandbox", "prune", "--dry-run", "--json")
+    assert json.loads(said.out.splitlines()[-1])["dry_run"] is True

@@ -1,0 +1,1 @@
+"""The attempts of the battery, by theme: see `..attack`, which runs and judges them."""
