@@ -7,7 +7,7 @@ with open_sandbox() as box:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from .core import (
     ExecResult,
@@ -31,7 +31,7 @@ __all__ = ["KINDS", "ExecResult", "Limits", "Sandbox", "SandboxError", "Session"
 def open_sandbox(
     kind: str = "auto",
     limits: Limits | None = None,
-    network: bool | Sequence[str] = False,
+    network: bool = False,
     image: str | None = None,
     files: Mapping[str, str | bytes] | None = None,
     allow_unisolated: bool = False,
@@ -39,10 +39,12 @@ def open_sandbox(
     """A new sandbox with `files` in its work folder. Close it, or use it in a `with`.
 
     `kind` is "auto" (the first isolating kind that works here) or a name of the table.
-    `network` is False, or for containers a list of allowed hosts. `image` is a container image's
+    `network=True` is for containers: the engine's default bridge. `image` is a container image's
     name, or for bubblewrap a folder: a root file system or a virtual environment.
     """
     limits = limits or Limits()
+    if not isinstance(network, bool):
+        raise SandboxError(f"network is True or False, got {network!r}; there is no list of hosts")
     box = _first(limits, network, image, allow_unisolated) if kind == "auto" else None
     if box is None:
         if kind not in KINDS:
@@ -63,9 +65,7 @@ def open_sandbox(
     return box
 
 
-def _first(
-    limits: Limits, network: bool | Sequence[str], image: str | None, allow_unisolated: bool
-) -> Sandbox:
+def _first(limits: Limits, network: bool, image: str | None, allow_unisolated: bool) -> Sandbox:
     reasons = []
     for kind in (*ISOLATING, *(["process"] if allow_unisolated else [])):
         try:

@@ -69,12 +69,12 @@ class Bubblewrap(Supervised):
         self,
         limits: Limits = Limits(),  # noqa: B008  (frozen)
         *,
-        network: bool | Sequence[str] = False,
+        network: bool = False,
         image: str | None = None,
     ):
         if network:
             raise SandboxError(
-                "kind 'bubblewrap' has no network; use kind='container' and name the hosts"
+                "kind 'bubblewrap' has no network; use kind='container' with network=True"
             )
         self.image = image
         self._process: subprocess.Popen[bytes] | None = None

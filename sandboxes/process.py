@@ -47,7 +47,7 @@ class UnisolatedProcess(Supervised):
         self,
         limits: Limits = Limits(),  # noqa: B008  (frozen)
         *,
-        network: bool | Sequence[str] = False,
+        network: bool = False,
         image: str | None = None,
     ):
         if image is not None:

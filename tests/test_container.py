@@ -7,6 +7,7 @@ in the shared contract test; here is what only a container can do or suffer.
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -327,6 +328,7 @@ def second_engine(engine, folder):
         mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
         for point in reversed([point for point in mounts if point.startswith(f"{folder}/")]):
             subprocess.run(["umount", "--lazy", point], timeout=10)
+        shutil.rmtree(folder / "data", ignore_errors=True)  # pytest would keep the image
 
 
 def answers(address):
