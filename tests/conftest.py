@@ -1,5 +1,6 @@
 """What all tests share: one thread, no network, and no silent skip."""
 
+import functools
 import os
 
 # Before the first import of torch, which reads them once. A second thread slows small models down.
@@ -38,6 +39,28 @@ def shared():
     if not HAVE_SHARED:
         pytest.skip(f"no published benchmarks at {SHARED}; name their folder in PALAESTRA_SHARED")
     return SHARED
+
+
+@functools.cache
+def unavailable(kind: str) -> str:
+    """Why a kind of sandbox cannot be had on this machine; "" when it can."""
+    from palaestra.sandboxes import SandboxError, open_sandbox
+
+    try:
+        open_sandbox(kind).close()
+    except SandboxError as error:
+        return str(error)
+    return ""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Tests of a kind of sandbox, by parameter or by the mark `sandbox`, skip where it is not."""
+    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    named = [kind for mark in item.iter_markers("sandbox") for kind in mark.args]
+    for kind in (*named, *(value for value in given if value in ("bubblewrap", "container"))):
+        if reason := unavailable(kind):
+            pytest.skip(reason)
 
 
 def marks_of(item) -> set[str]:

@@ -527,6 +527,7 @@ def test_the_keys_of_a_config_are_listed(palaestra):
     assert palaestra("--version").out.strip()
 
 
+@pytest.mark.sandbox("bubblewrap")
 def test_a_few_attempts_on_a_sandbox_are_reported_to_machines(palaestra):
     command = [
         "sandbox",

@@ -310,6 +310,7 @@ def test_a_session_that_takes_too_long_is_closed(box):
 # --- the life of a sandbox
 
 
+@pytest.mark.sandbox("bubblewrap")
 def test_a_closed_sandbox_says_so(request):
     with opened("bubblewrap") as box:
         assert box.alive()
@@ -320,6 +321,7 @@ def test_a_closed_sandbox_says_so(request):
             box.run(python="1")
 
 
+@pytest.mark.sandbox("bubblewrap")
 def test_bad_requests_are_sentences():
     with pytest.raises(SandboxError, match="the kinds are auto, bubblewrap, container, process"):
         open_sandbox("chroot")
@@ -332,6 +334,7 @@ def test_bad_requests_are_sentences():
     assert set(TABLE) == {"bubblewrap", "container", "process"}
 
 
+@pytest.mark.sandbox("bubblewrap")
 def test_a_virtual_environment_brings_its_packages():
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)  # started by root, the sandbox is another user
@@ -347,12 +350,14 @@ def test_a_virtual_environment_brings_its_packages():
             assert box.run(["python3", "a.py"]).stdout == "9\n"
 
 
+@pytest.mark.sandbox("bubblewrap")
 def test_auto_isolates():
     with open_sandbox(files={"a.txt": "hello"}) as box:
         assert box.kind == "bubblewrap"
         assert box.run(["cat", "a.txt"]).stdout == "hello"
 
 
+@pytest.mark.sandbox("bubblewrap")
 def test_many_threads_use_many_sandboxes():
     wrong = []
 
@@ -370,6 +375,7 @@ def test_many_threads_use_many_sandboxes():
     assert wrong == []
 
 
+@pytest.mark.sandbox("bubblewrap")
 def test_a_sandbox_outlives_the_thread_that_opened_it():
     boxes = []
     thread = threading.Thread(target=lambda: boxes.append(open_sandbox("bubblewrap", SMALL)))
@@ -472,6 +478,7 @@ def worker_pid(box):
 
 
 @pytest.mark.parametrize("victim", ["worker", "bwrap"])
+@pytest.mark.sandbox("bubblewrap")
 def test_a_worker_killed_from_outside_is_not_the_programs_failure(victim):
     with opened("bubblewrap") as box, opened("bubblewrap") as sibling:
         pid = worker_pid(box) if victim == "worker" else box._process.pid
@@ -495,6 +502,7 @@ def test_a_program_that_kills_its_worker_has_failed_and_a_fresh_one_starts():
         assert box.run(python="print(1)").stdout == "1\n"
 
 
+@pytest.mark.sandbox("bubblewrap")
 def test_nothing_of_a_sandbox_survives_its_owner(tmp_path):
     program = (
         "from palaestra.sandboxes import open_sandbox\n"
