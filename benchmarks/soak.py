@@ -50,6 +50,9 @@ def soak(kind: str, runs: int, callers: int = 4) -> dict[str, Any]:
     prune()  # what others left is not ours to count
     seen: list[tuple[int, int]] = []
     invalid: list[str] = []
+    with open_sandbox(kind, LIMITS) as box:
+        box.run(python="")  # what the first one loads stays
+    before = owner()
     started = time.monotonic()
 
     def work(caller: int) -> None:
@@ -72,6 +75,7 @@ def soak(kind: str, runs: int, callers: int = 4) -> dict[str, Any]:
         "kind": kind,
         "runs": runs,
         "seconds": round(seconds, 1),
+        "owner_before_and_after": [before, owner()],
         "owner_descriptors": [each[0] for each in seen],
         "owner_mib": [each[1] for each in seen],
         "invalid": invalid,
